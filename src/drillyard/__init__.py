@@ -6,6 +6,7 @@ members pay for every import.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from drillyard.faces import api
-
-        return getattr(api, name)
+        # By name, so that nobody who imports this package is taken to know its faces.
+        return getattr(import_module("drillyard.faces.api"), name)
     raise AttributeError(f"module 'drillyard' has no attribute {name!r}")
