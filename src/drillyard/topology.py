@@ -46,12 +46,37 @@ PREFERRED_PORTS: Mapping[tuple[Role, Purpose], tuple[int, int]] = {  # first por
 }
 OWN_FLAGS: Mapping[Role, frozenset[str]] = {  # written by `flags_of`; giving one a second time would contradict it
     Role.PD: frozenset(
-        ("name", "data-dir", "client-urls", "advertise-client-urls", "peer-urls", "advertise-peer-urls")
-        + ("initial-cluster", "config", "log-file", "L")
+        {
+            "name",
+            "data-dir",
+            "client-urls",
+            "advertise-client-urls",
+            "peer-urls",
+            "advertise-peer-urls",
+            "initial-cluster",
+            "config",
+            "log-file",
+            "L",
+        }
     ),
     Role.TIKV: frozenset(
-        ("addr", "A", "advertise-addr", "status-addr", "advertise-status-addr", "data-dir", "s", "pd", "pd-endpoints")
-        + ("config", "C", "log-file", "f", "log-level", "L")
+        {
+            "addr",
+            "A",
+            "advertise-addr",
+            "status-addr",
+            "advertise-status-addr",
+            "data-dir",
+            "s",
+            "pd",
+            "pd-endpoints",
+            "config",
+            "C",
+            "log-file",
+            "f",
+            "log-level",
+            "L",
+        }
     ),
 }
 
