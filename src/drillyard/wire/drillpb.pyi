@@ -3,6 +3,7 @@
 # fmt: off
 from drillyard.wire import metapb as _metapb_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -306,3 +307,109 @@ class IntroduceResponse(_message.Message):
     known: PdMember
     leads: bool
     def __init__(self, known: _Optional[_Union[PdMember, _Mapping[str, _Any]]] = ..., leads: _Optional[bool] = ...) -> None: ...
+
+class Mutation(_message.Message):
+    __slots__ = ("key", "value", "kind")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PUT: _ClassVar[Mutation.Kind]
+        DELETE: _ClassVar[Mutation.Kind]
+        DELETE_RANGE: _ClassVar[Mutation.Kind]
+    PUT: Mutation.Kind
+    DELETE: Mutation.Kind
+    DELETE_RANGE: Mutation.Kind
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    value: bytes
+    kind: Mutation.Kind
+    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., kind: _Optional[_Union[Mutation.Kind, str]] = ...) -> None: ...
+
+class CompareAndSwap(_message.Message):
+    __slots__ = ("key", "expected", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    expected: bytes
+    value: bytes
+    def __init__(self, key: _Optional[bytes] = ..., expected: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class PeerChange(_message.Message):
+    __slots__ = ("kind", "peer")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    kind: int
+    peer: _metapb_pb2.Peer
+    def __init__(self, kind: _Optional[int] = ..., peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class ChangePeers(_message.Message):
+    __slots__ = ("changes",)
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[PeerChange]
+    def __init__(self, changes: _Optional[_Iterable[_Union[PeerChange, _Mapping[str, _Any]]]] = ...) -> None: ...
+
+class Command(_message.Message):
+    __slots__ = ("version", "conf_ver", "mutations", "swap", "change", "compact_to")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONF_VER_FIELD_NUMBER: _ClassVar[int]
+    MUTATIONS_FIELD_NUMBER: _ClassVar[int]
+    SWAP_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    COMPACT_TO_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    conf_ver: int
+    mutations: _containers.RepeatedCompositeFieldContainer[Mutation]
+    swap: CompareAndSwap
+    change: ChangePeers
+    compact_to: int
+    def __init__(self, version: _Optional[int] = ..., conf_ver: _Optional[int] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping[str, _Any]]]] = ..., swap: _Optional[_Union[CompareAndSwap, _Mapping[str, _Any]]] = ..., change: _Optional[_Union[ChangePeers, _Mapping[str, _Any]]] = ..., compact_to: _Optional[int] = ...) -> None: ...
+
+class StoreIdentity(_message.Message):
+    __slots__ = ("cluster_id", "store_id")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: int
+    store_id: int
+    def __init__(self, cluster_id: _Optional[int] = ..., store_id: _Optional[int] = ...) -> None: ...
+
+class ReplicaRecord(_message.Message):
+    __slots__ = ("state", "peer_id", "region")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        NORMAL: _ClassVar[ReplicaRecord.State]
+        INSTALLING: _ClassVar[ReplicaRecord.State]
+        TOMBSTONE: _ClassVar[ReplicaRecord.State]
+    NORMAL: ReplicaRecord.State
+    INSTALLING: ReplicaRecord.State
+    TOMBSTONE: ReplicaRecord.State
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    state: ReplicaRecord.State
+    peer_id: int
+    region: _metapb_pb2.Region
+    def __init__(self, state: _Optional[_Union[ReplicaRecord.State, str]] = ..., peer_id: _Optional[int] = ..., region: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class AppliedRecord(_message.Message):
+    __slots__ = ("index",)
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    def __init__(self, index: _Optional[int] = ...) -> None: ...
+
+class Pair(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    value: bytes
+    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class SnapshotPart(_message.Message):
+    __slots__ = ("region", "pairs")
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
+    region: _metapb_pb2.Region
+    pairs: _containers.RepeatedCompositeFieldContainer[Pair]
+    def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ..., pairs: _Optional[_Iterable[_Union[Pair, _Mapping[str, _Any]]]] = ...) -> None: ...
