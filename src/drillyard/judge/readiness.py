@@ -1,0 +1,357 @@
+"""Is the cluster ready? A pure fold of one `Observation` into six gates that open in order.
+
+Rules: a gate's verdict is `holds`, `violated` or `unknown`. A probe that was not answered, or not asked, makes its gate
+`unknown`: never healthy, never broken. Something that was answered and is wrong makes it `violated`, whatever else is
+unknown. Every gate that does not hold says what it lacks in plain words and names the members concerned. All members
+count, by name; "any one" proves nothing.
+
+The region gate uses PD's counts and its check endpoints, so that it costs the same on a cluster of a million regions:
+the leaders of all stores add up to the number of regions, the peers add up to regions × replicas, and no region is
+listed as short of a peer, with a pending, a down or a not yet promoted one.
+
+Not here: asking, waiting, causes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from drillyard.observation import (
+    REGION_CHECKS,
+    CountSeen,
+    DataPathSeen,
+    Observation,
+    PdHealthSeen,
+    PdMembersSeen,
+    Probe,
+    ProcessSeen,
+    Reading,
+    SelfSeen,
+    StartedMember,
+    StoreSeen,
+    StoresSeen,
+    TimestampsSeen,
+)
+from drillyard.topology import Role
+
+
+class Gate(StrEnum):
+    """The six gates, in the order in which they open."""
+
+    PROCESSES = "processes"
+    PD_QUORUM = "pd-quorum"
+    TIMESTAMPS = "timestamps"
+    STORES_UP = "stores-up"
+    REPLICATED = "replicated"
+    DATA_PATH = "data-path"
+
+
+class Status(StrEnum):
+    HOLDS = "holds"
+    VIOLATED = "violated"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """One thing a gate lacks: a sentence, the members it is about, and whether it is broken or merely not known."""
+
+    text: str
+    members: tuple[str, ...] = ()
+    is_broken: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    gate: Gate
+    status: Status
+    lacks: tuple[Lack, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What the gate lacks, the broken before the unknown, as one line; empty when it holds."""
+        return "; ".join(lack.text for lack in sorted(self.lacks, key=lambda lack: not lack.is_broken))
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members that keep the gate closed, the broken before the unknown, each once."""
+        ordered = sorted(self.lacks, key=lambda lack: not lack.is_broken)
+        return tuple(dict.fromkeys(name for lack in ordered for name in lack.members))
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The verdict of every gate over one observation."""
+
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        return all(verdict.status is Status.HOLDS for verdict in self.verdicts)
+
+    @property
+    def first_closed(self) -> Verdict | None:
+        return next((verdict for verdict in self.verdicts if verdict.status is not Status.HOLDS), None)
+
+    def of(self, gate: Gate) -> Verdict:
+        return next(verdict for verdict in self.verdicts if verdict.gate is gate)
+
+
+def judge(observation: Observation) -> Readiness:
+    """Fold the readings of one observation into the six verdicts."""
+    return Readiness(tuple(judge_gate(gate, observation) for gate in Gate))
+
+
+def judge_gate(gate: Gate, observation: Observation) -> Verdict:
+    lacks = tuple(_RULES[gate](observation))
+    if not lacks:
+        return Verdict(gate, Status.HOLDS)
+    status = Status.VIOLATED if any(lack.is_broken for lack in lacks) else Status.UNKNOWN
+    return Verdict(gate, status, lacks)
+
+
+# --- the gates -------------------------------------------------------------------------------------------------------
+
+
+def _processes(observation: Observation) -> Iterable[Lack]:
+    for member in observation.started.members:
+        seen = observation.answer(Probe.PROCESS, member.name, ProcessSeen)
+        if seen is None:
+            yield _unanswered(member.name, observation.reading(Probe.PROCESS, member.name))
+        elif not seen.running:
+            yield Lack(f"{member.name} {exit_words(seen)}", (member.name,))
+        elif seen.paused:
+            yield Lack(f"{member.name} is paused", (member.name,))
+    if not observation.started.members:
+        yield Lack("no member was started")
+
+
+def _pd_quorum(observation: Observation) -> Iterable[Lack]:
+    members = observation.started.of_role(Role.PD)
+    views: dict[str, PdMembersSeen] = {}
+    for member in members:
+        view = observation.answer(Probe.PD_MEMBERS, member.name, PdMembersSeen)
+        if view is None:
+            yield _unanswered(member.name, observation.reading(Probe.PD_MEMBERS, member.name))
+        else:
+            views[member.name] = view
+            yield from _lacks_of_view(observation, member, view)
+    yield from _lacks_of_agreement(views)
+    for member in members:
+        yield from _lacks_of_pd_health(observation, member)
+    if not members:
+        yield Lack("no PD was started")
+
+
+def _lacks_of_view(observation: Observation, member: StartedMember, view: PdMembersSeen) -> Iterable[Lack]:
+    """What one PD's own member list lacks against what was started."""
+    name, started = member.name, observation.started
+    if view.cluster_id == 0:
+        yield Lack(f"{name} has no cluster id yet", (name,))
+    elif started.cluster_id is not None and view.cluster_id != started.cluster_id:
+        text = f"{name} answers for cluster {view.cluster_id}, ours is {started.cluster_id}: this is a foreign cluster"
+        yield Lack(text, (name,))
+    ours = {pd.name: pd for pd in started.of_role(Role.PD)}
+    theirs = {pd.name for pd in view.members}
+    if foreign := sorted(theirs - ours.keys()):
+        yield Lack(f"{name} lists {_join(foreign)}, which we did not start: this is a foreign cluster", (name,))
+    if missing := sorted(ours.keys() - theirs):
+        yield Lack(f"{name} does not list {_join(missing)}", (name, *missing))
+    for listed in view.members:
+        if listed.name in ours and listed.client_urls and not _is_at(ours[listed.name].address, listed.client_urls):
+            where = _join(listed.client_urls)
+            yield Lack(
+                f"{name} knows {listed.name} at {where}, we started it at {ours[listed.name].address}", (listed.name,)
+            )
+    if not view.leader:
+        yield Lack(f"{name} knows no PD leader", (name,))
+    elif view.leader not in ours:
+        yield Lack(f"{name} names {view.leader} as PD leader, which we did not start", (name,))
+
+
+def _lacks_of_agreement(views: dict[str, PdMembersSeen]) -> Iterable[Lack]:
+    """PD members that answered, but not with one voice."""
+    clusters = {name: view.cluster_id for name, view in views.items() if view.cluster_id}
+    if len(set(clusters.values())) > 1:
+        said = _join([f"{name} for {cluster}" for name, cluster in clusters.items()])
+        yield Lack(f"the PD members answer for different clusters: {said}", tuple(clusters))
+    leaders = {name: view.leader for name, view in views.items() if view.leader}
+    if len(set(leaders.values())) > 1:
+        said = _join([f"{name} says {leader}" for name, leader in leaders.items()])
+        yield Lack(f"the PD members name different leaders: {said}", tuple(leaders))
+
+
+def _lacks_of_pd_health(observation: Observation, member: StartedMember) -> Iterable[Lack]:
+    name = member.name
+    own = observation.answer(Probe.PD_SELF, name, SelfSeen)
+    if own is None:
+        yield _unanswered(name, observation.reading(Probe.PD_SELF, name))
+    elif not own.healthy:
+        yield Lack(f"{name} says that it is not healthy{_because(own.text)}", (name,))
+    seen = observation.answer(Probe.PD_HEALTH, name, PdHealthSeen)
+    if seen is None:
+        yield _unanswered(name, observation.reading(Probe.PD_HEALTH, name))
+        return
+    healthy = dict(seen.healthy)
+    for other in observation.started.of_role(Role.PD):
+        if not healthy.get(other.name, False):
+            how = "counts as not healthy" if other.name in healthy else "is missing"
+            yield Lack(f"{other.name} {how} in the health list from {name}", (other.name,))
+
+
+def _timestamps(observation: Observation) -> Iterable[Lack]:
+    seen = observation.answer_once(Probe.TIMESTAMPS, TimestampsSeen)
+    if seen is None:
+        yield _unanswered_once("no timestamps", observation.once(Probe.TIMESTAMPS))
+    elif seen.second <= seen.first:
+        yield Lack(f"timestamps do not increase: {seen.first} was followed by {seen.second}")
+
+
+def _stores_up(observation: Observation) -> Iterable[Lack]:
+    members = observation.started.of_role(Role.TIKV)
+    reading = observation.once(Probe.STORES)
+    seen = observation.answer_once(Probe.STORES, StoresSeen)
+    if reading is None or seen is None:
+        yield _unanswered_once("no list of stores", reading)
+    for member in members:
+        if reading is not None and seen is not None:
+            yield from _lacks_of_store(observation, member, (reading, seen))
+        own = observation.answer(Probe.STORE_SELF, member.name, SelfSeen)
+        if own is None:
+            yield _unanswered(member.name, observation.reading(Probe.STORE_SELF, member.name))
+        elif not own.healthy:
+            yield Lack(f"{member.name} says that it is not healthy{_because(own.text)}", (member.name,))
+    if not members:
+        yield Lack("no TiKV was started")
+
+
+def _lacks_of_store(
+    observation: Observation, member: StartedMember, listed: tuple[Reading, StoresSeen]
+) -> Iterable[Lack]:
+    """What PD's entry for one started store lacks."""
+    reading, seen = listed
+    name = member.name
+    store = next((store for store in seen.stores if store.address == member.address), None)
+    if store is None:
+        yield Lack(f"{name} is not registered with PD under {member.address}", (name,))
+        return
+    age_s = reading.answered_at - store.last_heartbeat
+    if store.state != "Up":
+        yield Lack(f"{name} is {store.state}, not Up ({_heartbeat_words(store, age_s)})", (name,))
+        return
+    process = observation.answer(Probe.PROCESS, name, ProcessSeen)
+    if process is None:
+        yield Lack(f"{name}: not known when its process started, so not whether its heartbeat is fresh", (name,), False)
+    elif store.last_heartbeat < process.started_at:
+        yield Lack(f"{name} is Up in PD's list, but has sent no heartbeat since it was started", (name,))
+    if age_s > observation.started.heartbeat_fresh_s:
+        yield Lack(f"{name} is Up in PD's list, but its {_heartbeat_words(store, age_s)}", (name,))
+
+
+def _replicated(observation: Observation) -> Iterable[Lack]:
+    regions = observation.answer_once(Probe.REGION_COUNT, CountSeen)
+    replicas = observation.answer_once(Probe.MAX_REPLICAS, CountSeen)
+    stores = observation.answer_once(Probe.STORES, StoresSeen)
+    if regions is None:
+        yield _unanswered_once("no count of regions", observation.once(Probe.REGION_COUNT))
+    elif regions.count == 0:
+        yield Lack("PD knows no region yet")
+    if replicas is None:
+        yield _unanswered_once("no replica setting", observation.once(Probe.MAX_REPLICAS))
+    if stores is None:
+        yield _unanswered_once("no list of stores", observation.once(Probe.STORES))
+    elif regions is not None:
+        leaders = sum(store.leader_count for store in stores.stores)
+        if leaders < regions.count:
+            yield Lack(f"{regions.count - leaders} of {_regions(regions.count)} without a leader")
+        wanted = regions.count * (replicas.count if replicas is not None else 0)
+        peers = sum(store.region_count for store in stores.stores)
+        if peers < wanted:
+            yield Lack(f"{_regions(regions.count)} with {peers} of {wanted} replicas")
+    for check in REGION_CHECKS:
+        listed = observation.answer_once(check, CountSeen)
+        if listed is None:
+            yield _unanswered_once(f"no answer to the {check} check", observation.once(check))
+        elif listed.count:
+            which = f" ({_join([str(region) for region in listed.regions])})" if listed.regions else ""
+            yield Lack(f"{_regions(listed.count)}{which} with {_CHECK_WORDS[check]}")
+
+
+def _data_path(observation: Observation) -> Iterable[Lack]:
+    seen = observation.answer_once(Probe.DATA_PATH, DataPathSeen)
+    if seen is None:
+        yield _unanswered_once("no key written yet", observation.once(Probe.DATA_PATH))
+    elif seen.reason:
+        at = f" at {seen.store}" if seen.store else ""
+        yield Lack(f"{seen.step} of a key in region {seen.region_id}{at}: {seen.reason}", _named(seen.store))
+
+
+_RULES: dict[Gate, Callable[[Observation], Iterable[Lack]]] = {
+    Gate.PROCESSES: _processes,
+    Gate.PD_QUORUM: _pd_quorum,
+    Gate.TIMESTAMPS: _timestamps,
+    Gate.STORES_UP: _stores_up,
+    Gate.REPLICATED: _replicated,
+    Gate.DATA_PATH: _data_path,
+}
+
+_CHECK_WORDS = {
+    Probe.MISS_PEER: "too few replicas",
+    Probe.DOWN_PEER: "a down replica",
+    Probe.PENDING_PEER: "a replica that still catches up",
+    Probe.LEARNER_PEER: "a replica that is not a voter yet",
+}
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def exit_words(seen: ProcessSeen) -> str:
+    """How a process that does not run came to its end, as the rest of a sentence about it."""
+    if seen.signal is not None:
+        how = f"was ended by signal {seen.signal}"
+    elif seen.code is not None:
+        how = f"exited with code {seen.code}"
+    else:
+        how = "does not run"
+    return f"{how} (asked for)" if seen.asked else how
+
+
+def _unanswered(member: str, reading: Reading | None) -> Lack:
+    if reading is None:
+        return Lack(f"{member} was not asked yet", (member,), is_broken=False)
+    why = reading.failure.text if reading.failure is not None else "an answer of another kind"
+    return Lack(f"{member} gave no answer to {reading.probe}: {why}", (member,), is_broken=False)
+
+
+def _unanswered_once(what: str, reading: Reading | None) -> Lack:
+    if reading is None:
+        return Lack(f"{what}: not asked yet", (), is_broken=False)
+    why = reading.failure.text if reading.failure is not None else "an answer of another kind"
+    return Lack(f"{what}: {why}", _named(reading.member), is_broken=False)
+
+
+def _named(member: str) -> tuple[str, ...]:
+    return (member,) if member else ()
+
+
+def _heartbeat_words(store: StoreSeen, age_s: float) -> str:
+    return f"last heartbeat was {age_s:.1f} s ago" if store.last_heartbeat > 0 else "no heartbeat yet"
+
+
+def _is_at(address: str, urls: Iterable[str]) -> bool:
+    return any(url.rstrip("/").removeprefix("http://").removeprefix("https://") == address for url in urls)
+
+
+def _because(text: str) -> str:
+    return f": {text}" if text else ""
+
+
+def _regions(count: int) -> str:
+    return "1 region" if count == 1 else f"{count} regions"
+
+
+def _join(words: Iterable[str]) -> str:
+    return ", ".join(words)
