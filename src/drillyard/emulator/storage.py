@@ -1,0 +1,510 @@
+"""One member's durable storage: a RocksDB, opened by one process at a time, with group commit.
+
+Rules
+- Nothing is acknowledged before it is durable. Batches are written unsynced on the loop; one syncer thread makes them
+  durable, and the `when_durable` callbacks run on the loop afterwards, in the order in which they were asked for.
+- An fsync that failed is never tried again: the kernel may have dropped the very pages it could not write. Any error
+  of the storage ends it: `on_failure` gets the named cause, and from then on every call raises.
+- Keys that begin with 0x01 belong to this module (Raft logs); all others belong to its caller.
+- Reads go through iterators whose status is asked for at the end: rocksdict's own `items()` stops at a damaged block
+  as if the data ended there.
+- One thread (the loop's) writes. A `View` may be read on another.
+
+Write-ahead log: RocksDB replays it up to the first record that does not check out, and says nothing about the rest.
+After a power cut that is right for the unsynced tail and wrong for anything before it. So each completed sync leaves
+its sequence number in a small file (not synced itself: an old number only makes the check weaker), and a database that
+comes back with less than that is refused as corrupted.
+
+Full disk: RocksDB cannot go on after a failed write, and cannot even open without room for its own files. So a
+reserve file is kept, and released only when there is too little room to open; `is_almost_full` tells the member early
+enough to refuse writes by name.
+
+What it does not do: it knows no regions, no Raft rules (`RaftLog` only stores what a `Ready` says) and no network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NoReturn
+
+import rocksdict
+
+from drillyard.emulator import raft_codec
+from drillyard.emulator.data_directory import (
+    Cause,
+    DataDirectory,
+    Kind,
+    StorageFailed,
+    StorageRefused,
+    failure_of,
+    free_bytes,
+    refusal_of,
+)
+from drillyard.emulator.raft.types import Entry, HardState, Ready
+
+__all__ = [
+    "Batch",
+    "Cause",
+    "LoadedLog",
+    "RaftLog",
+    "Storage",
+    "StorageFailed",
+    "StorageOptions",
+    "StorageRefused",
+    "View",
+]
+
+Pair = tuple[bytes, bytes]
+
+_DATABASE = "db"
+_MIB = 1 << 20
+_SPACE_AGE_S = 0.05  # how old an answer about free space may be
+
+
+@dataclass(frozen=True, slots=True)
+class StorageOptions:
+    memtable_bytes: int = 8 * _MIB
+    cache_bytes: int = 4 * _MIB
+    reserve_bytes: int = 32 * _MIB  # enough for RocksDB to write out every memtable's log when it opens
+    low_water_bytes: int = 64 * _MIB  # below this much free space `is_almost_full` holds
+    on_synced: Callable[[Mapping[str, int]], None] | None = None  # told, on the syncer thread, after each sync and
+    # before anything is acknowledged: the bytes of each write-ahead log file that are durable at least
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedLog:
+    """What `Restored` needs of a group's log."""
+
+    hard_state: HardState
+    entries: tuple[Entry, ...]
+    snapshot_index: int
+    snapshot_term: int
+
+
+class Batch:
+    """Writes that take effect together or not at all. It can be written once."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self) -> None:
+        self.raw: Any = rocksdict.WriteBatch(raw_mode=True)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.raw.put(key, value)
+
+    def delete(self, key: bytes) -> None:
+        self.raw.delete(key)
+
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        """Deletes start <= key < end. Cheap to write, dear to read around: not for what is deleted all the time."""
+        if start < end:
+            self.raw.delete_range(start, end)
+
+    def __len__(self) -> int:
+        return int(self.raw.len())
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.raw.size_in_bytes())
+
+
+class View:
+    """The storage as it was at one moment. Close it: it keeps RocksDB from dropping what it shows."""
+
+    def __init__(self, source: Any, failed: Callable[[Exception], NoReturn]) -> None:
+        self._source = source
+        self._failed = failed
+
+    def get(self, key: bytes) -> bytes | None:
+        found = self.scan(key, key + b"\0", 1)
+        return found[0][1] if found else None
+
+    def scan(
+        self, start: bytes, end: bytes | None, limit: int, *, reverse: bool = False, keys_only: bool = False
+    ) -> list[Pair]:
+        """Up to `limit` pairs with start <= key < end (None: no end), from the end backwards if `reverse`."""
+        found: list[Pair] = []
+        if limit <= 0 or (end is not None and start >= end):
+            return found
+        try:
+            cursor, step = self._cursor(start, end, reverse)
+            while len(found) < limit and cursor.valid():
+                found.append((cursor.key(), b"" if keys_only else cursor.value()))
+                step()
+            cursor.status()
+        except Exception as error:  # rocksdict raises bare Exception
+            self._failed(error)
+        return found
+
+    def walk(self, start: bytes, end: bytes | None) -> Iterator[Pair]:
+        """All pairs with start <= key < end, read as they are asked for: the caller decides where a slice ends."""
+        try:
+            cursor, step = self._cursor(start, end, reverse=False)
+            while cursor.valid():
+                pair = (cursor.key(), cursor.value())
+                yield pair
+                step()
+            cursor.status()
+        except Exception as error:  # rocksdict raises bare Exception
+            self._failed(error)
+
+    def close(self) -> None:
+        self._source = None
+
+    def _cursor(self, start: bytes, end: bytes | None, reverse: bool) -> tuple[Any, Callable[[], None]]:
+        bounds = rocksdict.ReadOptions()
+        bounds.set_iterate_lower_bound(start)
+        if end is not None:
+            bounds.set_iterate_upper_bound(end)
+        cursor = self._source.iter(bounds)
+        if reverse:
+            cursor.seek_to_last()
+            return cursor, cursor.prev
+        cursor.seek(start)
+        return cursor, cursor.next
+
+
+class Storage:
+    """The open storage. Made by `open`; used on one loop; closed once."""
+
+    def __init__(self, directory: DataDirectory, database: Any, options: StorageOptions) -> None:
+        self.on_failure: Callable[[Exception], None] = _nobody_listens
+        self.reserve_released = directory.reserve_released
+        self._directory = directory
+        self._database = database
+        self._options = options
+        self._reader = View(database, self._give_up)
+        self._failure: StorageFailed | None = None
+        self._closed = False
+        self._home = threading.get_ident()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._written = 0  # batches
+        self._durable = 0
+        self._waiting: list[Callable[[], None]] = []
+        self._futures: set[asyncio.Future[None]] = set()
+        self._is_syncing = False  # from the hand-over to the syncer until its report has been taken on the loop
+        self._orders: SimpleQueue[tuple[int, list[Callable[[], None]]] | None] = SimpleQueue()
+        self._available = (0, 0.0)  # bytes, and when they were asked for
+        self._syncer = threading.Thread(target=self._sync_forever, name="storage-sync", daemon=True)
+        self._syncer.start()
+
+    @classmethod
+    def open(cls, path: Path | str, kind: Kind, options: StorageOptions = StorageOptions()) -> Storage:
+        """Opens the directory, or raises StorageRefused and leaves it as it was."""
+        directory = DataDirectory(Path(path))
+        directory.claim(kind, 2 * options.memtable_bytes)  # opening writes the log out as tables
+        try:
+            database = _open_database(directory.path, options)
+            directory.check_synced(database.latest_sequence_number())
+            directory.keep_reserve(options.reserve_bytes, options.low_water_bytes)
+        except BaseException:
+            directory.release()
+            raise
+        return cls(directory, database, options)
+
+    # Reading
+
+    def get(self, key: bytes) -> bytes | None:
+        self._ensure_alive()
+        try:
+            value: bytes | None = self._database.get(key)
+        except Exception as error:  # rocksdict raises bare Exception
+            self._give_up(error)
+        return value
+
+    def scan(
+        self, start: bytes, end: bytes | None, limit: int, *, reverse: bool = False, keys_only: bool = False
+    ) -> list[Pair]:
+        """Up to `limit` pairs with start <= key < end (None: no end), from the end backwards if `reverse`."""
+        self._ensure_alive()
+        return self._reader.scan(start, end, limit, reverse=reverse, keys_only=keys_only)
+
+    def view(self) -> View:
+        self._ensure_alive()
+        return View(self._database.snapshot(), self._give_up)
+
+    # Writing
+
+    def write(self, batch: Batch) -> None:
+        """Writes the batch; it can be read at once, and is durable when a later `when_durable` says so."""
+        self._ensure_alive()
+        try:
+            self._database.write(batch.raw)
+        except Exception as error:  # rocksdict raises bare Exception
+            self._give_up(error)
+        self._written += 1
+
+    def when_durable(self, call: Callable[[], None]) -> None:
+        """Runs `call` on the loop once every batch written before this moment is durable; never if that fails."""
+        self._ensure_alive()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        if self._durable == self._written and not self._waiting:
+            loop.call_soon(call)
+            return
+        self._waiting.append(call)
+        if len(self._waiting) == 1 and not self._is_syncing:
+            # Not at once: what else this turn of the loop writes shares the sync.
+            loop.call_soon(self._hand_over)
+
+    async def durable(self) -> None:
+        """Returns when every batch written before is durable; raises StorageFailed if the storage breaks first."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        self.when_durable(lambda: None if future.done() else future.set_result(None))
+        await future
+
+    def sync(self) -> None:
+        """Makes all batches durable before it returns. It blocks: for the moments before the member serves."""
+        self._ensure_alive()
+        written = self._written
+        try:
+            self._sync_once()
+        except Exception as error:  # rocksdict raises bare Exception
+            self._give_up(error)
+        self._durable = max(self._durable, written)
+
+    # Space
+
+    @property
+    def capacity(self) -> int:
+        space = os.statvfs(self._directory.path)
+        return space.f_frsize * space.f_blocks
+
+    @property
+    def available(self) -> int:
+        """Free space, asked for anew when the last answer is older than an instant."""
+        now = time.monotonic()
+        if now - self._available[1] > _SPACE_AGE_S:
+            self._available = (free_bytes(self._directory.path), now)
+        return self._available[0]
+
+    @property
+    def used_bytes(self) -> int:
+        used = 0
+        for file in os.scandir(self._directory.path / _DATABASE):
+            with contextlib.suppress(FileNotFoundError):  # RocksDB drops files as it likes
+                used += file.stat().st_size
+        return used
+
+    def is_almost_full(self) -> bool:
+        """Whether the member should refuse what makes the data grow."""
+        return self.available < self._options.low_water_bytes
+
+    # The end
+
+    @property
+    def failure(self) -> StorageFailed | None:
+        return self._failure
+
+    def close(self) -> None:
+        """Makes everything durable and lets go. Callbacks that wait are not called. After a failure it only lets go."""
+        if self._closed:
+            return
+        self._closed = True
+        self._orders.put(None)
+        self._syncer.join()
+        self._reader.close()
+        try:
+            if self._failure is None:
+                self._sync_once()
+                self._database.close()
+            else:
+                # Its own last flush cannot succeed either, and says what is already known.
+                with contextlib.suppress(Exception):
+                    self._database.close()
+        finally:
+            self._directory.release()
+
+    def _ensure_alive(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._closed:
+            raise RuntimeError("the storage is closed")
+
+    def _give_up(self, error: Exception) -> NoReturn:
+        raise self._fail(error) from error
+
+    def _fail(self, error: Exception) -> StorageFailed:
+        """On any thread; what follows from it happens on the loop's."""
+        if self._failure is None:
+            self._failure = failure_of(error, self._directory.path)
+            if threading.get_ident() == self._home:
+                self._announce(self._failure)
+            else:
+                self._tell_loop(self._announce, self._failure)
+        return self._failure
+
+    def _announce(self, failure: StorageFailed) -> None:
+        self._waiting.clear()
+        for future in tuple(self._futures):
+            if not future.done():
+                future.set_exception(failure)
+        self.on_failure(failure)
+
+    # Group commit. The loop hands all that wait to the syncer, one hand-over at a time; the syncer reports back.
+
+    def _hand_over(self) -> None:
+        if self._is_syncing or not self._waiting or self._failure is not None or self._closed:
+            return
+        self._is_syncing = True
+        self._orders.put((self._written, self._waiting))
+        self._waiting = []
+
+    def _sync_forever(self) -> None:
+        while (order := self._orders.get()) is not None:
+            try:
+                self._sync_once()
+            except Exception as error:  # rocksdict raises bare Exception
+                self._fail(error)
+                return
+            self._tell_loop(self._take_report, *order)
+
+    def _tell_loop(self, call: Callable[..., object], *arguments: object) -> None:
+        if self._loop is None:  # nothing was ever asked for: the next call on the loop's thread raises
+            return
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to be told
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _take_report(self, written: int, calls: list[Callable[[], None]]) -> None:
+        self._is_syncing = False
+        if self._failure is not None or self._closed:
+            return
+        assert self._loop is not None
+        self._durable = max(self._durable, written)
+        for call in calls:
+            self._loop.call_soon(call)  # one that raises must not keep the others from running
+        if self._waiting:
+            self._loop.call_soon(self._hand_over)  # after them: what they write shares the next sync
+
+    def _sync_once(self) -> None:
+        """On either thread. What is measured before the sync is certainly durable after it."""
+        sequence = self._database.latest_sequence_number()
+        observer = self._options.on_synced
+        lengths = _log_lengths(self._directory.path / _DATABASE) if observer is not None else {}
+        self._database.flush_wal(True)
+        self._directory.note_synced(sequence)
+        if observer is not None:
+            observer(lengths)
+
+
+class RaftLog:
+    """One group's log and hard state within a member's storage. `load` comes first, once."""
+
+    def __init__(self, storage: Storage, group: int) -> None:
+        self._storage = storage
+        self._prefix = b"\x01" + group.to_bytes(8, "big")
+        self._hard_state_key = self._prefix + b"h"
+        self._start_key = self._prefix + b"s"
+        self._first = 1  # of the entries that are kept; first = last + 1 when there are none
+        self._last = 0
+
+    def load(self) -> LoadedLog:
+        storage = self._storage
+        try:
+            hard_state = storage.get(self._hard_state_key)
+            start = storage.get(self._start_key)
+            index, term = raft_codec.decode_position(start) if start is not None else (0, 0)
+            pairs = storage.scan(self._entry_key(index + 1), self._prefix + b"f", 1 << 40)
+            entries = tuple(raft_codec.decode_entry(record) for _, record in pairs)
+            for position, entry in enumerate(entries, index + 1):
+                if entry.index != position:
+                    raise raft_codec.MalformedRecord(f"log entry {position} is missing; {entry.index} is in its place")
+            state = raft_codec.decode_hard_state(hard_state) if hard_state is not None else HardState()
+        except raft_codec.MalformedRecord as error:
+            raise storage._fail(error) from error
+        self._first, self._last = index + 1, index + len(entries)
+        return LoadedLog(state, entries, index, term)
+
+    def stage(self, batch: Batch, ready: Ready) -> None:
+        """Adds step 1 of the Ready to the batch: hard state, the place of a snapshot, entries."""
+        if ready.hard_state is not None:
+            batch.put(self._hard_state_key, raft_codec.encode_hard_state(ready.hard_state))
+        if ready.snapshot is not None:
+            self._delete_entries(batch, self._first, self._last)
+            batch.put(self._start_key, raft_codec.encode_position(ready.snapshot.index, ready.snapshot.term))
+            self._first, self._last = ready.snapshot.index + 1, ready.snapshot.index
+        if not ready.entries:
+            return
+        first, last = ready.entries[0].index, ready.entries[-1].index
+        if not self._first <= first <= self._last + 1:
+            raise ValueError(f"entries from {first} do not join a log of {self._first} to {self._last}")
+        for entry in ready.entries:
+            batch.put(self._entry_key(entry.index), raft_codec.encode_entry(entry))
+        self._delete_entries(batch, last + 1, self._last)  # the replaced tail may have been longer
+        self._last = last
+
+    def compact(self, batch: Batch, upto: int) -> None:
+        """Forgets the entries up to and with `upto`, which must have been written."""
+        if upto < self._first:
+            return
+        record = self._storage.get(self._entry_key(upto))
+        if record is None:
+            raise ValueError(f"cannot compact up to {upto}: the log is {self._first} to {self._last}")
+        batch.put(self._start_key, raft_codec.encode_position(upto, raft_codec.decode_entry(record).term))
+        # One by one: a range deletion would be looked through by every later read.
+        self._delete_entries(batch, self._first, upto)
+        self._first = upto + 1
+
+    def destroy(self, batch: Batch) -> None:
+        """Forgets the group altogether."""
+        batch.delete_range(self._prefix, self._prefix + b"\xff")
+        self._first, self._last = 1, 0
+
+    def _entry_key(self, index: int) -> bytes:
+        return self._prefix + b"e" + index.to_bytes(8, "big")
+
+    def _delete_entries(self, batch: Batch, first: int, last: int) -> None:
+        for index in range(first, last + 1):
+            batch.delete(self._entry_key(index))
+
+
+def _nobody_listens(failure: Exception) -> None:
+    """Before the member has said whom to tell, the exception at the failed call is the report."""
+
+
+def _log_lengths(database: Path) -> dict[str, int]:
+    lengths = {}
+    for file in os.scandir(database):
+        if file.name.endswith(".log"):
+            with contextlib.suppress(FileNotFoundError):  # dropped by RocksDB: its content is in tables
+                lengths[file.name] = file.stat().st_size
+    return lengths
+
+
+def _open_database(path: Path, options: StorageOptions) -> Any:
+    try:
+        return rocksdict.Rdict(str(path / _DATABASE), _database_options(options))
+    except Exception as error:  # rocksdict raises bare Exception
+        raise refusal_of(error, path) from error
+
+
+def _database_options(options: StorageOptions) -> Any:
+    table = rocksdict.BlockBasedOptions()
+    table.set_block_cache(rocksdict.Cache(options.cache_bytes))
+    table.set_bloom_filter(10, False)
+    database = rocksdict.Options(raw_mode=True)  # otherwise values are pickled
+    database.create_if_missing(True)
+    database.set_block_based_table_factory(table)
+    database.set_write_buffer_size(options.memtable_bytes)
+    database.set_max_write_buffer_number(4)  # a write never waits for the first memtable to be written out
+    database.set_target_file_size_base(options.memtable_bytes)
+    database.set_max_bytes_for_level_base(8 * options.memtable_bytes)
+    database.set_max_background_jobs(2)
+    database.set_bytes_per_sync(_MIB)  # a table's last fsync then has little left to do
+    database.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
+    database.set_keep_log_file_num(2)
+    database.set_max_log_file_size(_MIB)
+    database.set_stats_dump_period_sec(0)
+    database.set_stats_persist_period_sec(0)
+    return database
