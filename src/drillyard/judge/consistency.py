@@ -450,12 +450,16 @@ def _weakened(operations: Iterable[Operation]) -> list[Operation]:
 
 
 def _as_seen(core: Iterable[Operation], operations: Iterable[Operation]) -> tuple[Operation, ...]:
-    """The operations of the core as the history has them."""
-    weak = Counter(replace(op, outcome=Outcome.UNKNOWN) for op in core)
-    seen: list[Operation] = []
-    for operation in sorted(operations, key=lambda op: op.called):
-        key = replace(operation, outcome=Outcome.UNKNOWN)
-        if weak[key] > 0:
-            weak[key] -= 1
-            seen.append(operation)
-    return tuple(seen)
+    """The operations of the core as the history has them: those kept whole, and what the weakened ones were."""
+    wanted = Counter(core)
+    whole: list[Operation] = []
+    others: list[Operation] = []
+    for operation in operations:
+        (whole if wanted[operation] else others).append(operation)
+        wanted[operation] -= wanted[operation] > 0
+    for operation in others:
+        weak = replace(operation, outcome=Outcome.UNKNOWN)
+        if wanted[weak]:
+            wanted[weak] -= 1
+            whole.append(operation)
+    return tuple(sorted(whole, key=lambda op: op.called))
