@@ -1,69 +1,152 @@
-"""Raft's plain values as bytes, for the disk and for the network between members.
+"""Raft's plain values as drillpb messages, for the network between members and for the disk.
 
-Rules: an entry has one encoding, the same on disk and on the wire, so that it is packed once. Every decoder refuses
-bytes that it does not understand with `MalformedRecord`; it never guesses. The layout is part of the on-disk format:
-changing it means a new ON_DISK_FORMAT.
-
-What it does not do: it knows no files, no streams and no regions.
+Rules: what was packed is unpacked to an equal value. Bytes that cannot be one are refused with `MalformedRecord`,
+never guessed at. What it does not do: it knows no files, no streams and no regions.
 """
 
 from __future__ import annotations
 
-import struct
+from google.protobuf.message import DecodeError
 
-from drillyard.emulator.raft.types import Change, ChangeKind, ConfigurationChange, Entry, HardState
-
-_ENTRY = struct.Struct(">QQh")  # term, index, number of membership changes (-1: an ordinary entry)
-_CHANGE = struct.Struct(">BQ")
-_HARD_STATE = struct.Struct(">QQQ")  # term, vote, commit
-_POSITION = struct.Struct(">QQ")  # index, term
-_ORDINARY = -1
+from drillyard.emulator.raft.types import (
+    Change,
+    ChangeKind,
+    Configuration,
+    ConfigurationChange,
+    Entry,
+    HardState,
+    Message,
+    MessageKind,
+    SnapshotMeta,
+)
+from drillyard.wire import drillpb
 
 
 class MalformedRecord(ValueError):
     """Bytes from a disk or a peer that are not what they should be."""
 
 
+def pack_entry(entry: Entry) -> drillpb.Entry:
+    packed = drillpb.Entry(term=entry.term, index=entry.index, data=entry.data)
+    if entry.change is not None:
+        packed.change.SetInParent()  # a change that leaves the joint configuration is present and empty
+        for change in entry.change.changes:
+            packed.change.changes.add(kind=change.kind, node=change.node)
+    return packed
+
+
+def unpack_entry(packed: drillpb.Entry) -> Entry:
+    if not packed.HasField("change"):
+        return Entry(packed.term, packed.index, packed.data)
+    changes = tuple(Change(_kind_of_change(change.kind), change.node) for change in packed.change.changes)
+    return Entry(packed.term, packed.index, packed.data, ConfigurationChange(changes))
+
+
 def encode_entry(entry: Entry) -> bytes:
-    if entry.change is None:
-        return _ENTRY.pack(entry.term, entry.index, _ORDINARY) + entry.data
-    changes = entry.change.changes
-    head = _ENTRY.pack(entry.term, entry.index, len(changes))
-    return b"".join((head, *(_CHANGE.pack(change.kind, change.node) for change in changes), entry.data))
+    return pack_entry(entry).SerializeToString()
 
 
 def decode_entry(record: bytes) -> Entry:
     try:
-        term, index, count = _ENTRY.unpack_from(record)
-        if count == _ORDINARY:
-            return Entry(term, index, record[_ENTRY.size :])
-        end = _ENTRY.size + count * _CHANGE.size
-        if count < 0 or end > len(record):
-            raise MalformedRecord(f"a log entry announces {count} membership changes in {len(record)} bytes")
-        changes = tuple(Change(ChangeKind(kind), node) for kind, node in _CHANGE.iter_unpack(record[_ENTRY.size : end]))
-    except (struct.error, ValueError) as error:
-        raise MalformedRecord(f"a log entry cannot be read: {error}") from error
-    return Entry(term, index, record[end:], ConfigurationChange(changes))
+        return unpack_entry(drillpb.Entry.FromString(record))
+    except DecodeError as error:
+        raise MalformedRecord("a log entry cannot be read") from error
 
 
 def encode_hard_state(state: HardState) -> bytes:
-    return _HARD_STATE.pack(state.term, state.vote, state.commit)
+    return drillpb.HardState(term=state.term, vote=state.vote, commit=state.commit).SerializeToString()
 
 
 def decode_hard_state(record: bytes) -> HardState:
     try:
-        return HardState(*_HARD_STATE.unpack(record))
-    except struct.error as error:
-        raise MalformedRecord(f"a hard state cannot be read: {error}") from error
+        packed = drillpb.HardState.FromString(record)
+    except DecodeError as error:
+        raise MalformedRecord("a hard state cannot be read") from error
+    return HardState(packed.term, packed.vote, packed.commit)
 
 
 def encode_position(index: int, term: int) -> bytes:
-    return _POSITION.pack(index, term)
+    return drillpb.SnapshotMeta(index=index, term=term).SerializeToString()
 
 
 def decode_position(record: bytes) -> tuple[int, int]:
     try:
-        index, term = _POSITION.unpack(record)
-    except struct.error as error:
-        raise MalformedRecord(f"a log position cannot be read: {error}") from error
-    return index, term
+        packed = drillpb.SnapshotMeta.FromString(record)
+    except DecodeError as error:
+        raise MalformedRecord("a log position cannot be read") from error
+    return packed.index, packed.term
+
+
+def pack_configuration(configuration: Configuration) -> drillpb.Configuration:
+    return drillpb.Configuration(
+        voters=sorted(configuration.voters),
+        learners=sorted(configuration.learners),
+        outgoing=sorted(configuration.outgoing),
+        learners_next=sorted(configuration.learners_next),
+    )
+
+
+def unpack_configuration(packed: drillpb.Configuration) -> Configuration:
+    return Configuration(
+        frozenset(packed.voters),
+        frozenset(packed.learners),
+        frozenset(packed.outgoing),
+        frozenset(packed.learners_next),
+    )
+
+
+def pack_meta(meta: SnapshotMeta) -> drillpb.SnapshotMeta:
+    return drillpb.SnapshotMeta(index=meta.index, term=meta.term, configuration=pack_configuration(meta.configuration))
+
+
+def unpack_meta(packed: drillpb.SnapshotMeta) -> SnapshotMeta:
+    return SnapshotMeta(packed.index, packed.term, unpack_configuration(packed.configuration))
+
+
+def pack_message(message: Message) -> drillpb.RaftMessage:
+    return drillpb.RaftMessage(
+        kind=message.kind,
+        sender=message.sender,
+        to=message.to,
+        term=message.term,
+        index=message.index,
+        log_term=message.log_term,
+        commit=message.commit,
+        entries=[pack_entry(entry) for entry in message.entries],
+        reject=message.reject,
+        hint_index=message.hint_index,
+        hint_term=message.hint_term,
+        context=message.context,
+        forced=message.forced,
+        snapshot=None if message.snapshot is None else pack_meta(message.snapshot),
+    )
+
+
+def unpack_message(packed: drillpb.RaftMessage) -> Message:
+    try:
+        kind = MessageKind(packed.kind)
+    except ValueError as error:
+        raise MalformedRecord(f"no Raft message has kind {packed.kind}") from error
+    return Message(
+        kind=kind,
+        sender=packed.sender,
+        to=packed.to,
+        term=packed.term,
+        index=packed.index,
+        log_term=packed.log_term,
+        commit=packed.commit,
+        entries=tuple(unpack_entry(entry) for entry in packed.entries),
+        reject=packed.reject,
+        hint_index=packed.hint_index,
+        hint_term=packed.hint_term,
+        context=packed.context,
+        forced=packed.forced,
+        snapshot=unpack_meta(packed.snapshot) if packed.HasField("snapshot") else None,
+    )
+
+
+def _kind_of_change(number: int) -> ChangeKind:
+    try:
+        return ChangeKind(number)
+    except ValueError as error:
+        raise MalformedRecord(f"no membership change has kind {number}") from error

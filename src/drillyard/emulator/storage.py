@@ -248,7 +248,7 @@ class Storage:
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
-        if self._durable == self._written and not self._waiting:
+        if self._durable == self._written and not self._waiting and not self._is_syncing:
             loop.call_soon(call)
             return
         self._waiting.append(call)

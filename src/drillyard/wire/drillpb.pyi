@@ -117,6 +117,12 @@ class Envelope(_message.Message):
     message: RaftMessage
     def __init__(self, cluster_id: _Optional[int] = ..., region_id: _Optional[int] = ..., region_epoch: _Optional[_Union[_metapb_pb2.RegionEpoch, _Mapping[str, _Any]]] = ..., from_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ..., to_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ..., message: _Optional[_Union[RaftMessage, _Mapping[str, _Any]]] = ...) -> None: ...
 
+class Envelopes(_message.Message):
+    __slots__ = ("envelopes",)
+    ENVELOPES_FIELD_NUMBER: _ClassVar[int]
+    envelopes: _containers.RepeatedCompositeFieldContainer[Envelope]
+    def __init__(self, envelopes: _Optional[_Iterable[_Union[Envelope, _Mapping[str, _Any]]]] = ...) -> None: ...
+
 class DeliverResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

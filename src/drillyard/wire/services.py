@@ -13,7 +13,7 @@ class PEER:
 
     Deliver: Final = Method(
         "/drillpb.Peer/Deliver",
-        drillpb.Envelope,
+        drillpb.Envelopes,
         drillpb.DeliverResponse,
         Kind.CLIENT_STREAM,
     )
