@@ -1,0 +1,118 @@
+"""What PD's leader has heard in heartbeats: the live side of stores and regions.
+
+Rules: nothing here is replicated; a new leader starts empty and hears it all again, because stores report everything to
+a new leader. A report about a region counts only while the replicated meta has the epoch of the report, and never from
+an older term than an earlier one. It decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from drillyard.emulator.cluster import Cluster
+from drillyard.emulator.placement import RegionView
+from drillyard.wire import metapb, pdpb
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReport:
+    stats: pdpb.StoreStats
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegionReport:
+    """The last heartbeat of a region. `size_mib` is at least 1: PD calls no region smaller."""
+
+    request: pdpb.RegionHeartbeatRequest
+    size_mib: int
+
+    @property
+    def leader(self) -> metapb.Peer:
+        return self.request.leader
+
+
+@dataclass(slots=True)
+class StoreTotals:
+    """What one store holds, summed over the regions known now."""
+
+    regions: int = 0
+    leaders: int = 0
+    learners: int = 0
+    region_size: int = 0
+    leader_size: int = 0
+    keys: int = 0
+    leader_keys: int = 0
+
+
+class Reports:
+    def __init__(self) -> None:
+        self.stores: dict[int, StoreReport] = {}
+        self.regions: dict[int, RegionReport] = {}
+
+    def hear_store(self, stats: pdpb.StoreStats, now_ns: int) -> None:
+        self.stores[stats.store_id] = StoreReport(stats, now_ns)
+
+    def is_outdated(self, request: pdpb.RegionHeartbeatRequest) -> bool:
+        """Whether a leader of an earlier term sent it: a later one was heard already."""
+        known = self.regions.get(request.region.id)
+        return known is not None and request.term < known.request.term
+
+    def hear_region(self, request: pdpb.RegionHeartbeatRequest) -> None:
+        known = self.regions.get(request.region.id)
+        size = max(1, request.approximate_size // MIB)
+        if not request.approximate_size and known is not None:
+            size = known.size_mib
+        self.regions[request.region.id] = RegionReport(request, size)
+
+    def keep_only(self, cluster: Cluster) -> None:
+        """Forgets regions that the replicated state no longer has."""
+        for region_id in [each for each in self.regions if cluster.regions.get(each) is None]:
+            del self.regions[region_id]
+
+    def last_heard_ns(self, store: metapb.Store) -> int:
+        report = self.stores.get(store.id)
+        return max(store.last_heartbeat, report.at_ns if report is not None else 0)
+
+    def leader_of(self, region: metapb.Region) -> metapb.Peer | None:
+        """The region's leader, if it was heard and is still one of the peers."""
+        report = self.regions.get(region.id)
+        if report is None or all(peer.id != report.leader.id for peer in region.peers):
+            return None
+        return report.leader
+
+    def view_of(self, region: metapb.Region) -> RegionView | None:
+        """The region as placement needs it; None while its leader is not known."""
+        leader = self.leader_of(region)
+        if leader is None:
+            return None
+        request = self.regions[region.id].request
+        pending = frozenset(peer.id for peer in request.pending_peers)
+        down = frozenset(stats.peer.id for stats in request.down_peers)
+        return RegionView(region, leader, pending, down)
+
+    def region_counts(self, cluster: Cluster) -> Counter[int]:
+        """How many peers each store holds."""
+        return Counter(peer.store_id for region in cluster.regions for peer in region.peers)
+
+    def totals(self, cluster: Cluster) -> dict[int, StoreTotals]:
+        """Totals of every store, for views; a walk over all regions."""
+        totals = {store_id: StoreTotals() for store_id in cluster.stores}
+        for region in cluster.regions:
+            report = self.regions.get(region.id)
+            size, keys = (report.size_mib, report.request.approximate_keys) if report is not None else (0, 0)
+            leader = self.leader_of(region)
+            for peer in region.peers:
+                total = totals.setdefault(peer.store_id, StoreTotals())
+                total.regions += 1
+                total.region_size += size
+                total.keys += keys
+                total.learners += peer.role == metapb.Learner
+                if leader is not None and leader.id == peer.id:
+                    total.leaders += 1
+                    total.leader_size += size
+                    total.leader_keys += keys
+        return totals
