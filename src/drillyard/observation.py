@@ -18,7 +18,7 @@ from drillyard.topology import Role
 
 
 class Probe(StrEnum):
-    """The questions that are asked. Those below `PD_HEALTH` are asked of every member, the rest once per cluster."""
+    """The questions that are asked. From `TIMESTAMPS` on they are asked once per cluster."""
 
     PROCESS = "process"
     PD_MEMBERS = "pd-members"
@@ -175,6 +175,18 @@ class Failure:
     text: str
 
 
+_KINDS: dict[Probe, type] = {
+    Probe.PROCESS: ProcessSeen,
+    Probe.PD_MEMBERS: PdMembersSeen,
+    Probe.PD_SELF: SelfSeen,
+    Probe.PD_HEALTH: PdHealthSeen,
+    Probe.STORE_SELF: SelfSeen,
+    Probe.TIMESTAMPS: TimestampsSeen,
+    Probe.STORES: StoresSeen,
+    Probe.DATA_PATH: DataPathSeen,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One question to one member, with either its answer or the failure to get one."""
@@ -185,6 +197,12 @@ class Reading:
     answered_at: float
     answer: Answer | None = None
     failure: Failure | None = None
+
+    def __post_init__(self) -> None:
+        if (self.answer is None) == (self.failure is None):
+            raise ValueError(f"a reading of {self.probe} needs an answer or a failure, and not both")
+        if self.answer is not None and not isinstance(self.answer, _KINDS.get(self.probe, CountSeen)):
+            raise TypeError(f"{type(self.answer).__name__} is no answer to {self.probe}")
 
 
 @dataclass(frozen=True, slots=True)

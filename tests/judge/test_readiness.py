@@ -30,6 +30,7 @@ from drillyard.observation import (
     PdMemberSeen,
     Probe,
     ProcessSeen,
+    Reading,
     SelfSeen,
     Started,
     TimestampsSeen,
@@ -409,3 +410,13 @@ def test_two_readings_less_never_hold_either(pair: tuple[int, int]) -> None:
     fed = set().union(*(gates_fed(reading.probe, reading.member) for reading in gone))
     for verdict in judge(scene).verdicts:
         assert (verdict.status is Status.UNKNOWN) == (verdict.gate in fed)
+
+
+def test_a_reading_has_an_answer_of_its_kind_or_a_failure() -> None:
+    failure = Failure("timed-out", "no answer")
+    with pytest.raises(TypeError, match="CountSeen is no answer to process"):
+        Reading("pd0", Probe.PROCESS, NOW, NOW, CountSeen(1))
+    with pytest.raises(ValueError, match="an answer or a failure"):
+        Reading("pd0", Probe.PROCESS, NOW, NOW)
+    with pytest.raises(ValueError, match="and not both"):
+        Reading("pd0", Probe.MISS_PEER, NOW, NOW, CountSeen(1), failure)

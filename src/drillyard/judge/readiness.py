@@ -112,15 +112,20 @@ def judge_gate(gate: Gate, observation: Observation) -> Verdict:
     return Verdict(gate, status, lacks)
 
 
+NOT_ASKED = "not asked yet"
+PD_PROBES = (Probe.PD_MEMBERS, Probe.PD_SELF, Probe.PD_HEALTH)
+
+
 # --- the gates -------------------------------------------------------------------------------------------------------
 
 
 def _processes(observation: Observation) -> Iterable[Lack]:
     for member in observation.started.members:
         seen = observation.answer(Probe.PROCESS, member.name, ProcessSeen)
+        yield from _unanswered(observation, member.name, (Probe.PROCESS,))
         if seen is None:
-            yield _unanswered(member.name, observation.reading(Probe.PROCESS, member.name))
-        elif not seen.running:
+            continue
+        if not seen.running:
             yield Lack(f"{member.name} {exit_words(seen)}", (member.name,))
         elif seen.paused:
             yield Lack(f"{member.name} is paused", (member.name,))
@@ -132,10 +137,9 @@ def _pd_quorum(observation: Observation) -> Iterable[Lack]:
     members = observation.started.of_role(Role.PD)
     views: dict[str, PdMembersSeen] = {}
     for member in members:
+        yield from _unanswered(observation, member.name, PD_PROBES)
         view = observation.answer(Probe.PD_MEMBERS, member.name, PdMembersSeen)
-        if view is None:
-            yield _unanswered(member.name, observation.reading(Probe.PD_MEMBERS, member.name))
-        else:
+        if view is not None:
             views[member.name] = view
             yield from _lacks_of_view(observation, member, view)
     yield from _lacks_of_agreement(views)
@@ -186,26 +190,20 @@ def _lacks_of_agreement(views: dict[str, PdMembersSeen]) -> Iterable[Lack]:
 def _lacks_of_pd_health(observation: Observation, member: StartedMember) -> Iterable[Lack]:
     name = member.name
     own = observation.answer(Probe.PD_SELF, name, SelfSeen)
-    if own is None:
-        yield _unanswered(name, observation.reading(Probe.PD_SELF, name))
-    elif not own.healthy:
+    if own is not None and not own.healthy:
         yield Lack(f"{name} says that it is not healthy{_because(own.text)}", (name,))
     seen = observation.answer(Probe.PD_HEALTH, name, PdHealthSeen)
-    if seen is None:
-        yield _unanswered(name, observation.reading(Probe.PD_HEALTH, name))
-        return
-    healthy = dict(seen.healthy)
+    healthy = dict(seen.healthy) if seen is not None else {}
     for other in observation.started.of_role(Role.PD):
-        if not healthy.get(other.name, False):
+        if seen is not None and not healthy.get(other.name, False):
             how = "counts as not healthy" if other.name in healthy else "is missing"
             yield Lack(f"{other.name} {how} in the health list from {name}", (other.name,))
 
 
 def _timestamps(observation: Observation) -> Iterable[Lack]:
     seen = observation.answer_once(Probe.TIMESTAMPS, TimestampsSeen)
-    if seen is None:
-        yield _unanswered_once("no timestamps", observation.once(Probe.TIMESTAMPS))
-    elif seen.second <= seen.first:
+    yield from _unanswered_once(observation, (Probe.TIMESTAMPS,))
+    if seen is not None and seen.second <= seen.first:
         yield Lack(f"timestamps do not increase: {seen.first} was followed by {seen.second}")
 
 
@@ -213,15 +211,13 @@ def _stores_up(observation: Observation) -> Iterable[Lack]:
     members = observation.started.of_role(Role.TIKV)
     reading = observation.once(Probe.STORES)
     seen = observation.answer_once(Probe.STORES, StoresSeen)
-    if reading is None or seen is None:
-        yield _unanswered_once("no list of stores", reading)
+    yield from _unanswered_once(observation, (Probe.STORES,))
     for member in members:
         if reading is not None and seen is not None:
             yield from _lacks_of_store(observation, member, (reading, seen))
+        yield from _unanswered(observation, member.name, (Probe.STORE_SELF,))
         own = observation.answer(Probe.STORE_SELF, member.name, SelfSeen)
-        if own is None:
-            yield _unanswered(member.name, observation.reading(Probe.STORE_SELF, member.name))
-        elif not own.healthy:
+        if own is not None and not own.healthy:
             yield Lack(f"{member.name} says that it is not healthy{_because(own.text)}", (member.name,))
     if not members:
         yield Lack("no TiKV was started")
@@ -254,15 +250,10 @@ def _replicated(observation: Observation) -> Iterable[Lack]:
     regions = observation.answer_once(Probe.REGION_COUNT, CountSeen)
     replicas = observation.answer_once(Probe.MAX_REPLICAS, CountSeen)
     stores = observation.answer_once(Probe.STORES, StoresSeen)
-    if regions is None:
-        yield _unanswered_once("no count of regions", observation.once(Probe.REGION_COUNT))
-    elif regions.count == 0:
+    yield from _unanswered_once(observation, (Probe.REGION_COUNT, Probe.STORES, Probe.MAX_REPLICAS, *REGION_CHECKS))
+    if regions is not None and regions.count == 0:
         yield Lack("PD knows no region yet")
-    if replicas is None:
-        yield _unanswered_once("no replica setting", observation.once(Probe.MAX_REPLICAS))
-    if stores is None:
-        yield _unanswered_once("no list of stores", observation.once(Probe.STORES))
-    elif regions is not None:
+    if regions is not None and stores is not None:
         leaders = sum(store.leader_count for store in stores.stores)
         if leaders < regions.count:
             yield Lack(f"{regions.count - leaders} of {_regions(regions.count)} without a leader")
@@ -272,18 +263,15 @@ def _replicated(observation: Observation) -> Iterable[Lack]:
             yield Lack(f"{_regions(regions.count)} with {peers} of {wanted} replicas")
     for check in REGION_CHECKS:
         listed = observation.answer_once(check, CountSeen)
-        if listed is None:
-            yield _unanswered_once(f"no answer to the {check} check", observation.once(check))
-        elif listed.count:
+        if listed is not None and listed.count:
             which = f" ({_join([str(region) for region in listed.regions])})" if listed.regions else ""
             yield Lack(f"{_regions(listed.count)}{which} with {_CHECK_WORDS[check]}")
 
 
 def _data_path(observation: Observation) -> Iterable[Lack]:
     seen = observation.answer_once(Probe.DATA_PATH, DataPathSeen)
-    if seen is None:
-        yield _unanswered_once("no key written yet", observation.once(Probe.DATA_PATH))
-    elif seen.reason:
+    yield from _unanswered_once(observation, (Probe.DATA_PATH,))
+    if seen is not None and seen.reason:
         at = f" at {seen.store}" if seen.store else ""
         yield Lack(f"{seen.step} of a key in region {seen.region_id}{at}: {seen.reason}", _named(seen.store))
 
@@ -319,18 +307,32 @@ def exit_words(seen: ProcessSeen) -> str:
     return f"{how} (asked for)" if seen.asked else how
 
 
-def _unanswered(member: str, reading: Reading | None) -> Lack:
-    if reading is None:
-        return Lack(f"{member} was not asked yet", (member,), is_broken=False)
-    why = reading.failure.text if reading.failure is not None else "an answer of another kind"
-    return Lack(f"{member} gave no answer to {reading.probe}: {why}", (member,), is_broken=False)
+def _unanswered(observation: Observation, member: str, probes: Iterable[Probe]) -> Iterable[Lack]:
+    """What one member was not asked or did not answer; probes that failed in the same way make one sentence."""
+    for why, failed in _reasons([(probe, observation.reading(probe, member)) for probe in probes]).items():
+        if why == NOT_ASKED:
+            yield Lack(f"{member} was not asked yet ({_join(failed)})", (member,), is_broken=False)
+        else:
+            yield Lack(f"{member} gave no answer ({_join(failed)}): {why}", (member,), is_broken=False)
 
 
-def _unanswered_once(what: str, reading: Reading | None) -> Lack:
-    if reading is None:
-        return Lack(f"{what}: not asked yet", (), is_broken=False)
-    why = reading.failure.text if reading.failure is not None else "an answer of another kind"
-    return Lack(f"{what}: {why}", _named(reading.member), is_broken=False)
+def _unanswered_once(observation: Observation, probes: Iterable[Probe]) -> Iterable[Lack]:
+    """The same for the probes that are asked once per cluster."""
+    for why, failed in _reasons([(probe, observation.once(probe)) for probe in probes]).items():
+        asked = [reading.member for probe in failed if (reading := observation.once(probe)) is not None]
+        members = tuple(dict.fromkeys(name for name in asked if name))
+        yield Lack(f"not known ({_join(failed)}): {why}", members, is_broken=False)
+
+
+def _reasons(asked: Iterable[tuple[Probe, Reading | None]]) -> dict[str, list[Probe]]:
+    """The probes without an answer, by why there is none."""
+    reasons: dict[str, list[Probe]] = {}
+    for probe, reading in asked:
+        if reading is None:
+            reasons.setdefault(NOT_ASKED, []).append(probe)
+        elif reading.failure is not None:
+            reasons.setdefault(reading.failure.text, []).append(probe)
+    return reasons
 
 
 def _named(member: str) -> tuple[str, ...]:
