@@ -100,9 +100,7 @@ class Message:
     sender: int
     to: int
     term: int
-    index: int = (
-        0  # APPEND: the entry before `entries`; APPEND_REPLY: the last matching or the refused one; votes: last entry
-    )
+    index: int = 0  # APPEND: the entry before `entries`; APPEND_REPLY: the last matching or refused; votes: the last
     log_term: int = 0  # the term of the entry at `index`
     commit: int = 0
     entries: tuple[Entry, ...] = ()
@@ -127,11 +125,17 @@ class Ready:
     """Work for the shell, in this order.
 
     1. Persist `hard_state`, install `snapshot` (it replaces log and state), append `entries` (entries from
-       `entries[0].index` on are replaced).
+       `entries[0].index` on are replaced). All of one Ready in one atomic batch, Readys in order.
     2. Send `messages` at once; they do not wait for the disk.
-    3. When all of 1 is durable: call `Raft.persisted(number)` and send `deferred`.
-    4. Apply `committed` in order, and call `Raft.applied_to(index)`. They are durable here already.
+    3. When all of 1, of this Ready and of every one before, is durable: call `Raft.persisted(number)` and send
+       `deferred`. This holds for a Ready that has nothing to persist itself, too.
+    4. Apply `committed` in order (for a membership change call `Raft.apply_change`, unless the state machine rejects
+       it), and call `Raft.applied_to(index)`. They are durable here already. An entry without data and change is the
+       mark that a new leader puts in its log: it only counts as applied.
     5. Serve `reads` when their index has been applied; fail `aborted_reads`.
+
+    A commit index that moved is no reason to write: `hard_state` carries it when something else has to be written.
+    After a restart the core takes the larger of it and `Restored.applied`.
     """
 
     number: int
@@ -172,6 +176,10 @@ class Options:
     max_append_bytes: int = 1 << 20  # of one APPEND
     max_inflight: int = 256  # APPENDs that a follower may have outstanding
     max_committed_bytes: int = 4 << 20  # of one Ready's `committed`
+
+
+class ProtocolBroken(Exception):
+    """What this node holds contradicts what the group has decided: data was lost or mixed up. The member must stop."""
 
 
 class ProposalDropped(Exception):
