@@ -75,10 +75,7 @@ class Region:
     def clip(self, start: bytes, end: bytes) -> tuple[bytes, bytes]:
         """The part of [start, end) that is this region's; both ends may come back equal to say "nothing"."""
         low = max(start, self.start)
-        if not end or not self.end:
-            high = end or self.end
-        else:
-            high = min(end, self.end)
+        high = min(end, self.end) if end and self.end else end or self.end
         return (low, high) if not high or low < high else (low, low)
 
     def overlaps(self, other: Region) -> bool:

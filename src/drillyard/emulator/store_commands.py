@@ -1,0 +1,195 @@
+"""The commands of a region's log: how they become bytes, and what applying them does to the state.
+
+Rules: applying is a function of the region, the state and the entry alone, so every replica does the same. A command
+carries the epoch under which it was proposed and has no effect under another one: a write looks at `version` (the
+range), a change of peers at `conf_ver`. Writes go through `State`, and a compare-and-swap reads through the same
+`State`, so it sees what the entries before it wrote. Changes of peers and of the log are carried out by the replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from drillyard.emulator.raft.types import ChangeKind
+from drillyard.emulator.store_errors import EpochNotMatch, KeyNotInRegion, RegionError
+from drillyard.emulator.store_region import Peer, PeerChange, PeerRole, Region
+from drillyard.wire import drillpb, metapb
+
+ROLES = {
+    PeerRole.VOTER: metapb.Voter,
+    PeerRole.LEARNER: metapb.Learner,
+    PeerRole.INCOMING_VOTER: metapb.IncomingVoter,
+    PeerRole.DEMOTING_VOTER: metapb.DemotingVoter,
+}
+
+PUT = drillpb.Mutation.Kind.PUT
+DELETE = drillpb.Mutation.Kind.DELETE
+DELETE_RANGE = drillpb.Mutation.Kind.DELETE_RANGE
+
+
+class State(Protocol):
+    """The user's keys and values of all regions of one store. What was written is read back at once."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+    def put(self, key: bytes, value: bytes) -> None: ...
+    def delete(self, key: bytes) -> None: ...
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        """An empty end is the end of the key space."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRange:
+    start: bytes
+    end: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """All of it or nothing, in this order."""
+
+    mutations: tuple[Put | Delete | DeleteRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompareAndSwap:
+    key: bytes
+    expected: bytes | None  # None: the key must not exist
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The command was applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    succeeded: bool
+    previous: bytes | None
+
+
+WriteOutcome = Written | Swapped | RegionError
+
+
+@dataclass(slots=True)
+class Growth:
+    """What the applied writes did to a region's size, as far as it can be told without reading what was there."""
+
+    written_bytes: int = 0
+    written_keys: int = 0
+    size: int = 0
+    keys: int = 0
+    is_unknown: bool = False  # a range was deleted
+
+    def count(self, key: bytes, value: bytes | None) -> None:
+        weight = len(key) + len(value or b"")
+        self.written_bytes += weight
+        self.written_keys += 1
+        self.size += weight if value is not None else -weight
+        self.keys += 1 if value is not None else -1
+
+
+def pack_peer(peer: Peer) -> metapb.Peer:
+    return metapb.Peer(id=peer.id, store_id=peer.store_id, role=ROLES[peer.role])
+
+
+def unpack_peer(packed: metapb.Peer) -> Peer:
+    return Peer(packed.id, packed.store_id, PeerRole(packed.role))
+
+
+def first_foreign_key(command: Write | CompareAndSwap, region: Region) -> bytes | None:
+    """A key of the command that the region does not hold. A range need only begin in it: its end is cut off."""
+    if isinstance(command, CompareAndSwap):
+        return None if region.has_key(command.key) else command.key
+    for mutation in command.mutations:
+        key = mutation.start if isinstance(mutation, DeleteRange) else mutation.key
+        if not region.has_key(key):
+            return key
+    return None
+
+
+def encode_write(command: Write | CompareAndSwap, region: Region) -> bytes:
+    record = drillpb.Command(version=region.epoch.version, conf_ver=region.epoch.conf_ver)
+    if isinstance(command, CompareAndSwap):
+        record.swap.key, record.swap.value = command.key, command.value
+        if command.expected is not None:
+            record.swap.expected = command.expected
+        return record.SerializeToString()
+    for mutation in command.mutations:
+        if isinstance(mutation, Put):
+            record.mutations.add(key=mutation.key, value=mutation.value)
+        elif isinstance(mutation, Delete):
+            record.mutations.add(key=mutation.key, kind=DELETE)
+        else:
+            record.mutations.add(key=mutation.start, value=mutation.end, kind=DELETE_RANGE)
+    return record.SerializeToString()
+
+
+def encode_compaction(index: int, region: Region) -> bytes:
+    epoch = region.epoch
+    return drillpb.Command(version=epoch.version, conf_ver=epoch.conf_ver, compact_to=index).SerializeToString()
+
+
+def encode_change(changes: Iterable[PeerChange], region: Region) -> bytes:
+    record = drillpb.Command(version=region.epoch.version, conf_ver=region.epoch.conf_ver)
+    record.change.SetInParent()
+    for change in changes:
+        record.change.changes.add(kind=int(change.kind), peer=pack_peer(change.peer))
+    return record.SerializeToString()
+
+
+def decode_change(record: drillpb.Command) -> tuple[PeerChange, ...]:
+    return tuple(PeerChange(ChangeKind(change.kind), unpack_peer(change.peer)) for change in record.change.changes)
+
+
+def apply_write(record: drillpb.Command, region: Region, state: State, growth: Growth) -> WriteOutcome:
+    """Applies `mutations` or `swap`; without effect and with a region error if the range changed since the proposal."""
+    if record.version != region.epoch.version:
+        return EpochNotMatch((region,))
+    if record.HasField("swap"):
+        return _swap(record.swap, region, state, growth)
+    for mutation in record.mutations:
+        if not region.has_key(mutation.key):
+            return KeyNotInRegion(mutation.key, region)
+    for mutation in record.mutations:
+        if mutation.kind == PUT:
+            state.put(mutation.key, mutation.value)
+            growth.count(mutation.key, mutation.value)
+        elif mutation.kind == DELETE:
+            state.delete(mutation.key)
+            growth.count(mutation.key, None)
+        else:
+            _delete_range(mutation, region, state, growth)
+    return Written()
+
+
+def _delete_range(mutation: drillpb.Mutation, region: Region, state: State, growth: Growth) -> None:
+    start, end = region.clip(mutation.key, mutation.value)
+    if not end or start < end:
+        state.delete_range(start, end)
+        growth.is_unknown = True
+
+
+def _swap(swap: drillpb.CompareAndSwap, region: Region, state: State, growth: Growth) -> WriteOutcome:
+    if not region.has_key(swap.key):
+        return KeyNotInRegion(swap.key, region)
+    previous = state.get(swap.key)
+    expected = swap.expected if swap.HasField("expected") else None
+    if previous != expected:
+        return Swapped(False, previous)
+    state.put(swap.key, swap.value)
+    growth.count(swap.key, swap.value)
+    return Swapped(True, previous)

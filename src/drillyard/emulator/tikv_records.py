@@ -1,0 +1,186 @@
+"""What a store keeps on disk besides its Raft logs, and the store's values as messages of the wire.
+
+The keys of the storage: `2i` the store's identity, `2r` + region id a replica's record, `2a` + region id the index
+applied, `2s` + region id + number the parts of a snapshot that is arriving, `z` + key the users' pairs. Keys that
+begin with 0x01 are the Raft logs'. Everything here translates; nothing decides.
+"""
+
+from __future__ import annotations
+
+from drillyard.emulator import raft_codec
+from drillyard.emulator.store_commands import pack_peer, unpack_peer
+from drillyard.emulator.store_errors import (
+    DiskFull,
+    EpochNotMatch,
+    KeyNotInRegion,
+    MismatchPeerId,
+    NotLeader,
+    RaftEntryTooLarge,
+    ReadIndexNotReady,
+    RegionError,
+    RegionNotFound,
+    RegionNotInitialized,
+    ServerIsBusy,
+    StaleCommand,
+    StoreNotMatch,
+)
+from drillyard.emulator.store_region import Epoch, Region
+from drillyard.emulator.store_replica import Envelope
+from drillyard.wire import drillpb, errorpb, metapb
+
+IDENTITY_KEY = b"2i"
+REPLICA_PREFIX = b"2r"
+APPLIED_PREFIX = b"2a"
+ARRIVING_PREFIX = b"2s"
+DATA_PREFIX = b"z"
+DATA_END = b"{"  # the first key behind all that begin with `z`
+
+NORMAL = drillpb.ReplicaRecord.State.NORMAL
+INSTALLING = drillpb.ReplicaRecord.State.INSTALLING
+TOMBSTONE = drillpb.ReplicaRecord.State.TOMBSTONE
+
+
+def replica_key(region_id: int) -> bytes:
+    return REPLICA_PREFIX + region_id.to_bytes(8, "big")
+
+
+def applied_key(region_id: int) -> bytes:
+    return APPLIED_PREFIX + region_id.to_bytes(8, "big")
+
+
+def arriving_key(region_id: int, number: int) -> bytes:
+    return ARRIVING_PREFIX + region_id.to_bytes(8, "big") + number.to_bytes(8, "big")
+
+
+def arriving_range(region_id: int) -> tuple[bytes, bytes]:
+    return ARRIVING_PREFIX + region_id.to_bytes(8, "big"), ARRIVING_PREFIX + (region_id + 1).to_bytes(8, "big")
+
+
+def data_range(start: bytes, end: bytes) -> tuple[bytes, bytes]:
+    """Where the pairs of [start, end) are; an empty end is the end of the key space."""
+    return DATA_PREFIX + start, DATA_PREFIX + end if end else DATA_END
+
+
+def unpack_epoch(packed: metapb.RegionEpoch) -> Epoch:
+    return Epoch(version=packed.version, conf_ver=packed.conf_ver)
+
+
+def pack_region(region: Region) -> metapb.Region:
+    return metapb.Region(
+        id=region.id,
+        start_key=region.start,
+        end_key=region.end,
+        region_epoch=metapb.RegionEpoch(conf_ver=region.epoch.conf_ver, version=region.epoch.version),
+        peers=[pack_peer(peer) for peer in region.peers],
+    )
+
+
+def unpack_region(packed: metapb.Region) -> Region:
+    return Region(
+        packed.id,
+        packed.start_key,
+        packed.end_key,
+        unpack_epoch(packed.region_epoch),
+        tuple(unpack_peer(peer) for peer in packed.peers),
+    )
+
+
+def pack_envelope(envelope: Envelope, cluster_id: int) -> drillpb.Envelope:
+    return drillpb.Envelope(
+        cluster_id=cluster_id,
+        region_id=envelope.region_id,
+        region_epoch=metapb.RegionEpoch(conf_ver=envelope.epoch.conf_ver, version=envelope.epoch.version),
+        from_peer=pack_peer(envelope.sender),
+        to_peer=pack_peer(envelope.to),
+        message=None if envelope.message is None else raft_codec.pack_message(envelope.message),
+    )
+
+
+def unpack_envelope(packed: drillpb.Envelope, region: Region | None = None) -> Envelope:
+    """Raises `raft_codec.MalformedRecord` for what no peer of ours would send."""
+    try:
+        return Envelope(
+            packed.region_id,
+            unpack_epoch(packed.region_epoch),
+            unpack_peer(packed.from_peer),
+            unpack_peer(packed.to_peer),
+            raft_codec.unpack_message(packed.message) if packed.HasField("message") else None,
+            region,
+        )
+    except ValueError as error:
+        raise raft_codec.MalformedRecord(str(error)) from error
+
+
+def _span(region: Region) -> str:
+    return f"[{region.start.hex().upper()}, {region.end.hex().upper()})"
+
+
+def pack_error(error: RegionError) -> errorpb.Error:
+    """The region error as clients know it. The message is for people; clients look at the field that is set."""
+    match error:
+        case NotLeader(region_id, leader):
+            packed = errorpb.Error(message=f"peer is not leader for region {region_id}")
+            packed.not_leader.region_id = region_id
+            if leader is not None:
+                packed.not_leader.leader.CopyFrom(pack_peer(leader))
+            return packed
+        case RegionNotFound(region_id):
+            return errorpb.Error(
+                message=f"region {region_id} not found", region_not_found=errorpb.RegionNotFound(region_id=region_id)
+            )
+        case RegionNotInitialized(region_id):
+            return errorpb.Error(
+                message=f"region {region_id} is not initialized",
+                region_not_initialized=errorpb.RegionNotInitialized(region_id=region_id),
+            )
+        case KeyNotInRegion(key, region):
+            return errorpb.Error(
+                message=f"key {key.hex().upper()} is not in region {region.id} {_span(region)}",
+                key_not_in_region=errorpb.KeyNotInRegion(
+                    key=key, region_id=region.id, start_key=region.start, end_key=region.end
+                ),
+            )
+        case EpochNotMatch(regions):
+            return errorpb.Error(
+                message=f"epoch not match, region {regions[0].id} is at version {regions[0].epoch.version}",
+                epoch_not_match=errorpb.EpochNotMatch(current_regions=[pack_region(region) for region in regions]),
+            )
+        case _:
+            return _pack_other(error)
+
+
+def _pack_other(error: RegionError) -> errorpb.Error:
+    match error:
+        case StaleCommand():
+            return errorpb.Error(message="stale command", stale_command=errorpb.StaleCommand())
+        case StoreNotMatch(asked, actual):
+            return errorpb.Error(
+                message=f"to store id {asked}, mine {actual}",
+                store_not_match=errorpb.StoreNotMatch(request_store_id=asked, actual_store_id=actual),
+            )
+        case MismatchPeerId(asked, actual):
+            return errorpb.Error(
+                message=f"mismatch peer id {asked} != {actual}",
+                mismatch_peer_id=errorpb.MismatchPeerId(request_peer_id=asked, store_peer_id=actual),
+            )
+        case ServerIsBusy(reason, backoff_ms):
+            return errorpb.Error(
+                message="server is busy", server_is_busy=errorpb.ServerIsBusy(reason=reason, backoff_ms=backoff_ms)
+            )
+        case ReadIndexNotReady(region_id, reason):
+            return errorpb.Error(
+                message=f"read index not ready, region {region_id}: {reason}",
+                read_index_not_ready=errorpb.ReadIndexNotReady(reason=reason, region_id=region_id),
+            )
+        case RaftEntryTooLarge(region_id, size):
+            return errorpb.Error(
+                message=f"raft entry is too large, region {region_id}, entry size {size}",
+                raft_entry_too_large=errorpb.RaftEntryTooLarge(region_id=region_id, entry_size=size),
+            )
+        case DiskFull(store_id, reason):
+            return errorpb.Error(
+                message=f"store {store_id} disk full: {reason}",
+                disk_full=errorpb.DiskFull(store_id=[store_id], reason=reason),
+            )
+        case _:
+            raise AssertionError(f"no wire form for {error}")
