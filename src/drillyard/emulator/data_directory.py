@@ -148,7 +148,7 @@ class DataDirectory:
     def keep_reserve(self, size: int, margin: int) -> None:
         """Sets the reserve aside if `margin` stays free beside it; on a fuller disk the next start tries again."""
         reserve = self.path / _RESERVE
-        if reserve.exists() and reserve.stat().st_size == size:
+        if size == 0 or (reserve.exists() and reserve.stat().st_size == size):
             return
         if free_bytes(self.path) < size + margin:
             return

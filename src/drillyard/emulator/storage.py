@@ -6,7 +6,7 @@ Rules
 - An fsync that failed is never tried again: the kernel may have dropped the very pages it could not write. Any error
   of the storage ends it: `on_failure` gets the named cause, and from then on every call raises.
 - Keys that begin with 0x01 belong to this module (Raft logs); all others belong to its caller.
-- Reads go through iterators whose status is asked for at the end: rocksdict's own `items()` stops at a damaged block
+- Reads go through bare iterators whose status is asked for at the end: rocksdict's `items()` stops at a damaged block
   as if the data ended there.
 - One thread (the loop's) writes. A `View` may be read on another.
 
@@ -66,6 +66,7 @@ Pair = tuple[bytes, bytes]
 
 _DATABASE = "db"
 _MIB = 1 << 20
+_WALK_PAIRS = 64  # read at a time
 _SPACE_AGE_S = 0.05  # how old an answer about free space may be
 
 
@@ -117,10 +118,14 @@ class Batch:
 
 
 class View:
-    """The storage as it was at one moment. Close it: it keeps RocksDB from dropping what it shows."""
+    """The storage as it was at one moment. Close it: it keeps RocksDB from dropping what it shows.
 
-    def __init__(self, source: Any, failed: Callable[[Exception], NoReturn]) -> None:
-        self._source = source
+    It is one iterator, which shows the moment in which it was made; rocksdict's own snapshots iterate over the present.
+    It may be read on another thread than the loop's, but on one thread at a time.
+    """
+
+    def __init__(self, cursor: Any, failed: Callable[[Exception], NoReturn]) -> None:
+        self._cursor = cursor
         self._failed = failed
 
     def get(self, key: bytes) -> bytes | None:
@@ -131,45 +136,51 @@ class View:
         self, start: bytes, end: bytes | None, limit: int, *, reverse: bool = False, keys_only: bool = False
     ) -> list[Pair]:
         """Up to `limit` pairs with start <= key < end (None: no end), from the end backwards if `reverse`."""
-        found: list[Pair] = []
-        if limit <= 0 or (end is not None and start >= end):
-            return found
         try:
-            cursor, step = self._cursor(start, end, reverse)
-            while len(found) < limit and cursor.valid():
-                found.append((cursor.key(), b"" if keys_only else cursor.value()))
-                step()
-            cursor.status()
+            return _read(self._cursor, _Range(start, end, limit, reverse), keys_only)
         except Exception as error:  # rocksdict raises bare Exception
             self._failed(error)
-        return found
 
     def walk(self, start: bytes, end: bytes | None) -> Iterator[Pair]:
         """All pairs with start <= key < end, read as they are asked for: the caller decides where a slice ends."""
-        try:
-            cursor, step = self._cursor(start, end, reverse=False)
-            while cursor.valid():
-                pair = (cursor.key(), cursor.value())
-                yield pair
-                step()
-            cursor.status()
-        except Exception as error:  # rocksdict raises bare Exception
-            self._failed(error)
+        while pairs := self.scan(start, end, _WALK_PAIRS):
+            yield from pairs
+            start = pairs[-1][0] + b"\0"
 
     def close(self) -> None:
-        self._source = None
+        self._cursor = None
 
-    def _cursor(self, start: bytes, end: bytes | None, reverse: bool) -> tuple[Any, Callable[[], None]]:
-        bounds = rocksdict.ReadOptions()
-        bounds.set_iterate_lower_bound(start)
-        if end is not None:
-            bounds.set_iterate_upper_bound(end)
-        cursor = self._source.iter(bounds)
-        if reverse:
-            cursor.seek_to_last()
-            return cursor, cursor.prev
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    start: bytes
+    end: bytes | None
+    limit: int
+    reverse: bool
+
+
+def _read(cursor: Any, wanted: _Range, keys_only: bool) -> list[Pair]:
+    found: list[Pair] = []
+    start, end, limit = wanted.start, wanted.end, wanted.limit
+    if limit <= 0 or (end is not None and start >= end):
+        return found
+    if not wanted.reverse:
         cursor.seek(start)
-        return cursor, cursor.next
+    elif end is None:
+        cursor.seek_to_last()
+    else:
+        cursor.seek_for_prev(end)
+        if cursor.valid() and cursor.key() == end:
+            cursor.prev()
+    step = cursor.prev if wanted.reverse else cursor.next
+    while len(found) < limit and cursor.valid():
+        key = cursor.key()
+        if key < start or (end is not None and key >= end):
+            break
+        found.append((key, b"" if keys_only else cursor.value()))
+        step()
+    cursor.status()
+    return found
 
 
 class Storage:
@@ -181,7 +192,6 @@ class Storage:
         self._directory = directory
         self._database = database
         self._options = options
-        self._reader = View(database, self._give_up)
         self._failure: StorageFailed | None = None
         self._closed = False
         self._home = threading.get_ident()
@@ -203,8 +213,12 @@ class Storage:
         directory.claim(kind, 2 * options.memtable_bytes)  # opening writes the log out as tables
         try:
             database = _open_database(directory.path, options)
-            directory.check_synced(database.latest_sequence_number())
-            directory.keep_reserve(options.reserve_bytes, options.low_water_bytes)
+            try:
+                directory.check_synced(database.latest_sequence_number())
+                directory.keep_reserve(options.reserve_bytes, options.low_water_bytes)
+            except StorageRefused:
+                database.close()
+                raise
         except BaseException:
             directory.release()
             raise
@@ -225,11 +239,17 @@ class Storage:
     ) -> list[Pair]:
         """Up to `limit` pairs with start <= key < end (None: no end), from the end backwards if `reverse`."""
         self._ensure_alive()
-        return self._reader.scan(start, end, limit, reverse=reverse, keys_only=keys_only)
+        try:
+            return _read(self._cursor_until(end), _Range(start, end, limit, reverse), keys_only)
+        except Exception as error:  # rocksdict raises bare Exception
+            self._give_up(error)
 
     def view(self) -> View:
         self._ensure_alive()
-        return View(self._database.snapshot(), self._give_up)
+        try:
+            return View(self._database.iter(), self._give_up)
+        except Exception as error:  # rocksdict raises bare Exception
+            self._give_up(error)
 
     # Writing
 
@@ -314,7 +334,6 @@ class Storage:
         self._closed = True
         self._orders.put(None)
         self._syncer.join()
-        self._reader.close()
         try:
             if self._failure is None:
                 self._sync_once()
@@ -325,6 +344,14 @@ class Storage:
                     self._database.close()
         finally:
             self._directory.release()
+
+    def _cursor_until(self, end: bytes | None) -> Any:
+        if end is None:
+            return self._database.iter()
+        bounds = rocksdict.ReadOptions()
+        # Keeps it from looking through what is deleted behind the end. The lower bound of rocksdict sets the upper one.
+        bounds.set_iterate_upper_bound(end)
+        return self._database.iter(bounds)
 
     def _ensure_alive(self) -> None:
         if self._failure is not None:
