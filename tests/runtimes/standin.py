@@ -1,0 +1,41 @@
+"""A stand-in for a server: takes the real flags, listens on its ports, and ends as `--stand-in=` says.
+
+exit:N ends with code N after listening; ignore-term outlives SIGTERM; by default it ends with code 0 on SIGTERM. It
+prints "serving" once it listens, and writes its pid into its data directory.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    flags = dict(a.lstrip("-").split("=", 1) for a in sys.argv[1:] if a.startswith("--") and "=" in a)
+    behaviour = flags.get("stand-in", "")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "ignore-term" else lambda *_: os._exit(0))
+    listeners = []
+    for flag in ("client-urls", "peer-urls", "addr", "status-addr"):
+        if flag in flags:
+            host, port = flags[flag].removeprefix("http://").rsplit(":", 1)
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, int(port)))
+            listener.listen()
+            listeners.append(listener)
+    data_dir = Path(flags["data-dir"])
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "starts").open("a") as starts:
+        starts.write(f"{os.getpid()}\n")
+    print("serving", flush=True)
+    if behaviour.startswith("exit:"):
+        sys.exit(int(behaviour.removeprefix("exit:")))
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()
