@@ -120,8 +120,8 @@ class Envelope(_message.Message):
 class Envelopes(_message.Message):
     __slots__ = ("envelopes",)
     ENVELOPES_FIELD_NUMBER: _ClassVar[int]
-    envelopes: _containers.RepeatedCompositeFieldContainer[Envelope]
-    def __init__(self, envelopes: _Optional[_Iterable[_Union[Envelope, _Mapping[str, _Any]]]] = ...) -> None: ...
+    envelopes: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, envelopes: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class DeliverResponse(_message.Message):
     __slots__ = ()
