@@ -114,6 +114,14 @@ def judge_gate(gate: Gate, observation: Observation) -> Verdict:
 
 NOT_ASKED = "not asked yet"
 PD_PROBES = (Probe.PD_MEMBERS, Probe.PD_SELF, Probe.PD_HEALTH)
+PROBES_OF: dict[Gate, tuple[Probe, ...]] = {
+    Gate.PROCESSES: (Probe.PROCESS,),
+    Gate.PD_QUORUM: PD_PROBES,
+    Gate.TIMESTAMPS: (Probe.TIMESTAMPS,),
+    Gate.STORES_UP: (Probe.STORES, Probe.STORE_SELF),
+    Gate.REPLICATED: (Probe.REGION_COUNT, Probe.STORES, Probe.MAX_REPLICAS, *REGION_CHECKS),
+    Gate.DATA_PATH: (Probe.DATA_PATH,),
+}
 
 
 # --- the gates -------------------------------------------------------------------------------------------------------
@@ -250,7 +258,7 @@ def _replicated(observation: Observation) -> Iterable[Lack]:
     regions = observation.answer_once(Probe.REGION_COUNT, CountSeen)
     replicas = observation.answer_once(Probe.MAX_REPLICAS, CountSeen)
     stores = observation.answer_once(Probe.STORES, StoresSeen)
-    yield from _unanswered_once(observation, (Probe.REGION_COUNT, Probe.STORES, Probe.MAX_REPLICAS, *REGION_CHECKS))
+    yield from _unanswered_once(observation, PROBES_OF[Gate.REPLICATED])
     if regions is not None and regions.count == 0:
         yield Lack("PD knows no region yet")
     if regions is not None and stores is not None:

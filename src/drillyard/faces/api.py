@@ -1,0 +1,341 @@
+"""The Python API: clusters as contexts, and the yard of deployments on this machine. The CLI is its first user.
+
+    async with drillyard.cluster() as c:           # six members, proven healthy, gone when the block ends
+        print(c.pd_endpoints)
+        await c.kill("tikv1")
+        report = await c.verify()
+
+    with drillyard.cluster_sync(name="mine", keep=True) as c: ...
+
+Rules: nothing is decided here, only put together. A cluster without a name is made for the block and removed with its
+data after it; one that was there before is left as it was found; `keep` leaves what was made. What cannot be made ready
+raises `NotReady` with the whole report, after its evidence was saved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from drillyard.flows import inspect, operate, up
+from drillyard.flows.inspect import LogLine, Standing
+from drillyard.flows.operate import Operation
+from drillyard.flows.prove import prove
+from drillyard.flows.report import DownReport, Ending, Listener, MemberRow, ProofReport, Report
+from drillyard.flows.up import TIMEOUT_S, Scope, UpRequest
+from drillyard.runtimes.abilities import RuntimeRefusal
+from drillyard.runtimes.local import DEFAULT_NAME
+from drillyard.topology import Problem, Profile, Topology, TopologyError
+
+T = TypeVar("T")
+
+__all__ = [
+    "DEFAULT_NAME",
+    "Cluster",
+    "DownReport",
+    "Ending",
+    "Listener",
+    "LogLine",
+    "MemberRow",
+    "NotReady",
+    "ProofReport",
+    "Report",
+    "RuntimeRefusal",
+    "Standing",
+    "SyncCluster",
+    "Wanted",
+    "Yard",
+    "cluster",
+    "cluster_sync",
+]
+
+
+class NotReady(Exception):
+    """A cluster was asked for and did not become ready. `report` tells all that is known."""
+
+    def __init__(self, report: Report) -> None:
+        trouble = report.trouble
+        super().__init__(f"{trouble.text}; evidence: {trouble.evidence}" if trouble else report.ending.value)
+        self.report = report
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What cluster is wanted. Counts, profile and file are left open to take an existing deployment as it is."""
+
+    pd: int | None = None
+    tikv: int | None = None
+    profile: str | None = None
+    topology: Topology | str | os.PathLike[str] | None = None
+    pd_binary: str | None = None
+    tikv_binary: str | None = None
+    timeout_s: float = TIMEOUT_S
+
+    def request(self, name: str) -> UpRequest:
+        if not self.timeout_s > 0:
+            raise TopologyError([Problem("timeout", f"{self.timeout_s:g} s is no time to wait", "give more than 0")])
+        return UpRequest(name, self._topology(), self.pd_binary, self.tikv_binary, self.timeout_s)
+
+    def _topology(self) -> Topology | None:
+        counts = (self.pd, self.tikv, self.profile)
+        if self.topology is not None and any(value is not None for value in counts):
+            problem = Problem("topology", "a topology and counts or a profile were given", "give one or the other")
+            raise TopologyError([problem])
+        if isinstance(self.topology, Topology):
+            return self.topology
+        if self.topology is not None:
+            return _read_topology(Path(self.topology))
+        if all(value is None for value in counts):
+            return None
+        pd, tikv = (3 if count is None else count for count in (self.pd, self.tikv))
+        if tikv == 0:
+            raise TopologyError([Problem("tikv", "0 TIKV members", "give a number from 1 to 50")])
+        return Topology.of(pd, tikv, _profile(self.profile))
+
+
+class Yard:
+    """Every deployment under one home (DRILLYARD_HOME, or this user's state directory)."""
+
+    def __init__(self, home: str | os.PathLike[str] | None = None, listener: Listener | None = None) -> None:
+        self._scope = Scope.of(Path(home) if home is not None else None, listener)
+
+    async def up(self, wanted: Wanted | None = None, name: str = DEFAULT_NAME) -> Report:
+        """Bring up, or take as it runs, and wait for all six gates. Tells the end in the report, raises refusals."""
+        return await up.up(self._scope, (wanted or Wanted()).request(name))
+
+    async def prove(self, wanted: Wanted | None = None, name: str | None = None) -> ProofReport:
+        return await prove(self._scope, (wanted or Wanted()).request(name or new_name("prove")))
+
+    async def list(self) -> tuple[Standing, ...]:
+        return await inspect.listing(self._scope)
+
+    def cluster(self, name: str = DEFAULT_NAME) -> Cluster:
+        """A handle on a deployment, which need not exist until it is used."""
+        return Cluster(self._scope, name)
+
+    def exists(self, name: str) -> bool:
+        return self._scope.runtime.remembered(name) is not None
+
+
+class Cluster:
+    """One deployment. `report` is what its last proof found, None before there was one."""
+
+    def __init__(self, scope: Scope, name: str, report: Report | None = None) -> None:
+        self._scope = scope
+        self.name = name
+        self.report = report
+
+    @property
+    def pd_endpoints(self) -> tuple[str, ...]:
+        """Where clients connect: host:port of every PD."""
+        plan = self._scope.runtime.remembered(self.name)
+        return plan.topology.pd_endpoints if plan is not None else ()
+
+    async def verify(self, wait_s: float | None = None) -> Report:
+        """Judge it from outside, once, or wait until it is ready."""
+        self.report = await up.verify(self._scope, self.name, wait_s)
+        return self.report
+
+    async def status(self) -> Standing:
+        return await inspect.status(self._scope, self.name)
+
+    async def start(self, member: str) -> MemberRow:
+        return await self.operate(Operation.START, member)
+
+    async def stop(self, member: str) -> MemberRow:
+        return await self.operate(Operation.STOP, member)
+
+    async def restart(self, member: str) -> MemberRow:
+        return await self.operate(Operation.RESTART, member)
+
+    async def kill(self, member: str) -> MemberRow:
+        return await self.operate(Operation.KILL, member)
+
+    async def pause(self, member: str) -> MemberRow:
+        return await self.operate(Operation.PAUSE, member)
+
+    async def resume(self, member: str) -> MemberRow:
+        return await self.operate(Operation.RESUME, member)
+
+    async def operate(self, operation: Operation, member: str) -> MemberRow:
+        return await operate.operate(self._scope, self.name, operation, member)
+
+    async def logs(self, member: str | None = None, lines: int = 100) -> tuple[LogLine, ...]:
+        return await inspect.logs(self._scope, self.name, member, lines)
+
+    def follow(self, member: str | None = None) -> AsyncIterator[LogLine]:
+        return inspect.follow(self._scope, self.name, member)
+
+    async def down(self, *, delete_data: bool = False) -> DownReport:
+        return await operate.down(self._scope, self.name, delete_data=delete_data)
+
+
+@asynccontextmanager
+async def cluster(
+    name: str | None = None,
+    *,
+    keep: bool = False,
+    home: str | os.PathLike[str] | None = None,
+    listener: Listener | None = None,
+    **wanted: Any,
+) -> AsyncIterator[Cluster]:
+    """A cluster for the block: `pd`, `tikv`, `profile`, `topology`, `pd_binary`, `tikv_binary`, `timeout_s` as in
+    `Wanted`. Raises `NotReady`, or a refusal with its mend."""
+    yard = Yard(home, listener)
+    chosen = name or new_name("cluster")
+    handle = yard.cluster(chosen)
+    existed = yard.exists(chosen)
+    was_up = existed and (await handle.status()).is_up
+    try:
+        report = await yard.up(Wanted(**wanted), chosen)
+        if report.ending is not Ending.OK:
+            raise NotReady(report)
+        handle.report = report
+        yield handle
+    finally:
+        if not (keep or was_up) and yard.exists(chosen):
+            await _shielded(handle.down(delete_data=not existed))
+
+
+class SyncCluster:
+    """The same cluster for code without an event loop: every call blocks until it is done."""
+
+    def __init__(self, loop: _LoopThread, handle: Cluster) -> None:
+        self._loop = loop
+        self._handle = handle
+
+    @property
+    def name(self) -> str:
+        return self._handle.name
+
+    @property
+    def report(self) -> Report | None:
+        return self._handle.report
+
+    @property
+    def pd_endpoints(self) -> tuple[str, ...]:
+        return self._handle.pd_endpoints
+
+    def verify(self, wait_s: float | None = None) -> Report:
+        return self._loop.run(self._handle.verify(wait_s))
+
+    def status(self) -> Standing:
+        return self._loop.run(self._handle.status())
+
+    def start(self, member: str) -> MemberRow:
+        return self._loop.run(self._handle.start(member))
+
+    def stop(self, member: str) -> MemberRow:
+        return self._loop.run(self._handle.stop(member))
+
+    def restart(self, member: str) -> MemberRow:
+        return self._loop.run(self._handle.restart(member))
+
+    def kill(self, member: str) -> MemberRow:
+        return self._loop.run(self._handle.kill(member))
+
+    def pause(self, member: str) -> MemberRow:
+        return self._loop.run(self._handle.pause(member))
+
+    def resume(self, member: str) -> MemberRow:
+        return self._loop.run(self._handle.resume(member))
+
+    def logs(self, member: str | None = None, lines: int = 100) -> tuple[LogLine, ...]:
+        return self._loop.run(self._handle.logs(member, lines))
+
+    def down(self, *, delete_data: bool = False) -> DownReport:
+        return self._loop.run(self._handle.down(delete_data=delete_data))
+
+
+@contextmanager
+def cluster_sync(name: str | None = None, **options: Any) -> Iterator[SyncCluster]:
+    """`cluster` for code without an event loop; takes the same options."""
+    with _LoopThread() as loop:
+        context = cluster(name, **options)
+        handle = loop.run(context.__aenter__())
+        try:
+            yield SyncCluster(loop, handle)
+        except BaseException as error:
+            if not loop.run(context.__aexit__(type(error), error, error.__traceback__)):
+                raise
+        else:
+            loop.run(context.__aexit__(None, None, None))
+
+
+class _LoopThread:
+    """An event loop in a thread of its own. What interrupts a caller cancels its call and waits for its clean-up."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="drillyard", daemon=True)
+
+    def __enter__(self) -> _LoopThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                future.cancel()
+                self._settle()
+            raise
+
+    def _settle(self) -> None:
+        """Wait until every cancelled call has cleaned up after itself."""
+
+        async def rest() -> None:
+            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            await asyncio.gather(*others, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(rest(), self._loop).result()
+
+
+def new_name(stem: str) -> str:
+    """A deployment name that nobody else chooses."""
+    return f"{stem}-{secrets.token_hex(4)}"
+
+
+async def _shielded(work: Coroutine[Any, Any, T]) -> T:
+    """Done to its end, also when the caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(RuntimeRefusal):
+            await task
+        raise
+
+
+def _read_topology(path: Path) -> Topology:
+    from drillyard.topology_file import parse_topology
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise TopologyError([Problem("topology", f"{path} cannot be read: {why}", "name a TOML file")]) from error
+    return parse_topology(text)
+
+
+def _profile(name: str | None) -> Profile:
+    try:
+        return Profile(name or Profile.LAPTOP.value)
+    except ValueError:
+        known = " or ".join(profile.value for profile in Profile)
+        raise TopologyError([Problem("profile", f"{name!r} is no profile", f"use {known}")]) from None

@@ -1,0 +1,207 @@
+"""Eyes on one deployment: asks, judges and waits, one picture per cycle.
+
+Rules: one cycle makes one observation, asked gate by gate, and judges it whole. While waiting, a cycle stops at the
+first gate that is closed (the rest is "not asked yet"), so that a starting cluster is not burdened with questions that
+cannot be answered; the data path, which writes, is asked last. An event of the keeper cuts a look short and starts the
+next, so that an exit ends a wait at once. What opened and ended when goes to the time line.
+
+Not here: starting, stopping, evidence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from drillyard.flows.report import Entry, Listener, Picture, cluster_id_of
+from drillyard.judge.readiness import Gate, Status, judge, judge_gate
+from drillyard.observation import Observation, Probe, ProcessSeen, Reading, Started, StartedMember
+from drillyard.probes import Prober
+from drillyard.runtimes.abilities import Deployment, EventKind, MemberEvent, Runtime
+from drillyard.topology import Role
+from drillyard.waiting import Clock, Deadline, Wake, until
+
+PATIENCE_S = 0.5  # for one answer while waiting: a member that hangs must not hide the others
+ONE_LOOK_PATIENCE_S = 2.0  # for one answer when there is only one look
+FRESH_HEARTBEATS = 5  # a heartbeat is fresh for so many of its intervals, at most as long as PD says Up
+MOST_FRESH_S = 20.0
+
+Stage = Callable[[Observation], Awaitable[tuple[Reading, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Eyes:
+    """What a lookout looks with."""
+
+    runtime: Runtime
+    clock: Clock
+    listener: Listener
+
+
+class Lookout:
+    """Use as an async context: it follows the keeper's events while it is open."""
+
+    def __init__(self, eyes: Eyes, deployment: Deployment, *, since: float | None = None, patience_s: float) -> None:
+        self._eyes = eyes
+        self._name = deployment.name
+        self._identity = deployment.directory / "data" / "cluster.json"
+        self.started = started_of(deployment, _recalled(self._identity))
+        self._prober = Prober(self.started, eyes.clock.now, os.urandom(8), timeout_s=patience_s)
+        self._began = eyes.clock.now() if since is None else since
+        self._wake = Wake()
+        self._cycles = 0
+        self._watch: asyncio.Task[None] | None = None
+        self.timeline: list[Entry] = []
+        self.opened: dict[Gate, float] = {}
+        self.last: Picture | None = None
+
+    async def __aenter__(self) -> Lookout:
+        self._watch = asyncio.create_task(self._follow())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await self._prober.close()
+
+    async def look(self, *, to_the_end: bool) -> Picture:
+        """One cycle. `to_the_end` asks every question, whatever is closed."""
+        self._cycles += 1
+        deployment = await self._eyes.runtime.deployment(self._name)
+        now = self._eyes.clock.now()
+        seen = Observation(self._cycles, now, self.started, process_readings(deployment, now))
+        for gate, ask in self._stages():
+            seen = seen.with_readings(await ask(seen))
+            if not to_the_end and judge_gate(gate, seen).status is not Status.HOLDS:
+                break
+        picture = Picture(deployment, seen, judge(seen), self._eyes.clock.now() - self._began)
+        self._note(picture)
+        return picture
+
+    async def until(self, is_over: Callable[[Picture], bool], timeout_s: float) -> tuple[Picture, bool]:
+        """Look until a picture is over; the last picture, and whether it is. Ready is always over."""
+
+        async def look() -> Picture | None:
+            picture = await self.look(to_the_end=False)
+            return picture if picture.readiness.is_ready or is_over(picture) else None
+
+        found = await until(look, Deadline.after(self._eyes.clock, timeout_s), wake=self._wake)
+        if found is not None:
+            return found, True
+        return self.last or await self.look(to_the_end=False), False
+
+    def _stages(self) -> tuple[tuple[Gate, Stage], ...]:
+        return (
+            (Gate.PD_QUORUM, self._prober.pd_quorum),
+            (Gate.TIMESTAMPS, self._prober.timestamps),
+            (Gate.STORES_UP, self._prober.stores_up),
+            (Gate.REPLICATED, self._prober.replicated),
+            (Gate.DATA_PATH, self._prober.data_path),
+        )
+
+    # --- the time line -----------------------------------------------------------------------------------------------
+
+    def note(self, text: str, *, at: float | None = None, member: str = "", gate: str = "") -> None:
+        entry = Entry(self._eyes.clock.now() if at is None else at, text, member, gate)
+        self.timeline.append(entry)
+        self._eyes.listener.hear(entry)
+
+    def _note(self, picture: Picture) -> None:
+        before, self.last = self.last, picture
+        for verdict in picture.readiness.verdicts:
+            gate, holds = verdict.gate, verdict.status is Status.HOLDS
+            held = before is not None and before.readiness.of(gate).status is Status.HOLDS
+            if holds and not held:
+                self.opened.setdefault(gate, picture.elapsed_s)
+                self.note(f"gate {gate} is open", gate=gate)
+            elif held and not holds and verdict.status is Status.VIOLATED:
+                self.note(f"gate {gate} is closed: {verdict.text}", gate=gate)
+        if picture.readiness.of(Gate.PD_QUORUM).status is Status.HOLDS and self.started.cluster_id is None:
+            _remember(self._identity, cluster_id_of(picture.observation))
+        self._eyes.listener.see(picture)
+
+    async def _follow(self) -> None:
+        """Turn the keeper's events into entries, and wake the wait. A watch that ends leaves the poll."""
+        async with contextlib.aclosing(self._eyes.runtime.watch(self._name)) as events:  # type: ignore[type-var]
+            async for event in events:
+                if event.is_replay and event.kind is not EventKind.STARTED:
+                    continue
+                self.note(event_words(event), at=event.at, member=event.member)
+                if not event.is_replay:
+                    self._wake.rouse()
+
+
+def event_words(event: MemberEvent) -> str:
+    if event.kind is EventKind.EXITED:
+        return f"{event.member} ended: {event.exit}"
+    if event.kind is EventKind.STOPPING:
+        return f"{event.member} is asked to end"
+    pid = f" (pid {event.pid})" if event.pid is not None else ""
+    return f"{event.member} {event.kind.value}{pid}"
+
+
+def started_of(deployment: Deployment, cluster_id: int | None) -> Started:
+    """What must be found, from what was deployed."""
+    members = tuple(
+        StartedMember(member.name, member.role, member.addresses["client"], member.addresses.get("status", ""))
+        for member in deployment.members
+    )
+    intervals = [
+        _seconds(deployment.topology.config_of(member).get("raftstore.pd-store-heartbeat-tick-interval", "10s"))
+        for member in deployment.topology.of_role(Role.TIKV)
+    ]
+    fresh_s = min(MOST_FRESH_S, FRESH_HEARTBEATS * max(intervals, default=MOST_FRESH_S))
+    return Started(members, cluster_id, fresh_s)
+
+
+def process_readings(deployment: Deployment, now: float) -> tuple[Reading, ...]:
+    readings = []
+    for member in deployment.members:
+        end = member.exit
+        seen = ProcessSeen(
+            running=member.running,
+            pid=member.pid,
+            started_at=member.started_at or 0.0,
+            code=end.code if end else None,
+            signal=end.signal if end else None,
+            asked=end.asked if end else False,
+            paused=member.paused,
+        )
+        readings.append(Reading(member.name, Probe.PROCESS, now, now, seen))
+    return tuple(readings)
+
+
+def _seconds(text: object) -> float:
+    """A duration as the servers' configuration writes it; what we cannot read counts as TiKV's own ten seconds."""
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    for unit in ("ms", "s", "m", "h"):
+        number = str(text).removesuffix(unit)
+        if number != str(text):
+            with contextlib.suppress(ValueError):
+                return float(number) * units[unit]
+    return 10.0
+
+
+def _recalled(path: Path) -> int | None:
+    """The cluster id that a first proof recorded beside the data, so that a foreign cluster is told apart."""
+    try:
+        recorded = json.loads(path.read_bytes())["cluster_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return recorded if isinstance(recorded, int) else None
+
+
+def _remember(path: Path, cluster_id: int) -> None:
+    if path.parent.is_dir() and not path.exists():
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_text(json.dumps({"cluster_id": cluster_id}) + "\n")
+        draft.replace(path)

@@ -1,0 +1,80 @@
+"""Act on a deployment: one member, or take the whole down.
+
+Rules: an operation on a member is carried out and recorded by the runtime, and reported with the state it left. `down`
+saves the evidence of an end that nobody asked for before it stops anything, also when the command that should have
+done so was killed; it proves that nothing is left, and says what stays on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+
+from drillyard.flows import evidence
+from drillyard.flows.report import DownReport, MemberRow, member_rows
+from drillyard.flows.up import Scope
+from drillyard.runtimes.abilities import Deployment, RuntimeRefusal
+
+
+class Operation(StrEnum):
+    START = "start"
+    STOP = "stop"
+    RESTART = "restart"
+    KILL = "kill"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+async def operate(scope: Scope, name: str, operation: Operation, member: str) -> MemberRow:
+    """Do it, and tell how the member is afterwards."""
+    runtime = scope.runtime
+    acts: dict[Operation, Callable[[str, str], Awaitable[object]]] = {
+        Operation.START: runtime.start_member,
+        Operation.STOP: runtime.stop_member,
+        Operation.RESTART: runtime.restart_member,
+        Operation.KILL: runtime.kill_member,
+        Operation.PAUSE: runtime.pause_member,
+        Operation.RESUME: runtime.resume_member,
+    }
+    await acts[operation](name, member)
+    return next(row for row in member_rows(await runtime.deployment(name)) if row.name == member)
+
+
+async def down(scope: Scope, name: str, *, delete_data: bool = False) -> DownReport:
+    """Stop everything and prove that nothing of it is left."""
+    saved = await _save_unseen_end(scope, name)
+    report = await scope.runtime.stop(name, delete_data=delete_data)
+    left = (
+        *(f"process {pid}" for pid in report.left_pids),
+        *(f"port {port}, used by {owner}" for port, owner in report.left_ports.items()),
+        *(str(path) for path in report.left_paths),
+    )
+    return DownReport(
+        deployment=name,
+        is_clean=report.is_clean,
+        stopped=report.stopped,
+        killed=report.killed,
+        checked_pids=len(report.checked_pids),
+        checked_ports=len(report.checked_ports),
+        left=left,
+        is_data_deleted=report.data_deleted,
+        kept=tuple(str(path) for path in report.kept),
+        evidence=saved,
+    )
+
+
+async def _save_unseen_end(scope: Scope, name: str) -> str:
+    """The bundle's directory, when a member ended unasked and no bundle was written since; else empty."""
+    try:
+        deployment = await scope.runtime.deployment(name)
+    except RuntimeRefusal:
+        return ""  # a damaged plan or a stuck keeper: there is no picture to save, and `down` must still go on
+    if not has_unseen_end(deployment):
+        return ""
+    return str(await evidence.save(evidence.Scene("unasked-end", deployment), scope.clock.now()))
+
+
+def has_unseen_end(deployment: Deployment) -> bool:
+    saved_at = evidence.newest(deployment)
+    ends = (member.exit for member in deployment.members)
+    return any(end is not None and not end.asked and end.at > saved_at for end in ends)
