@@ -174,10 +174,10 @@ def _wait_readable(handle: int, timeout_s: float) -> bool:
     return bool(poll.poll(timeout_s * 1000))
 
 
-async def ask(socket: Path, do: str, member: str = "", timeout_s: float = ANSWER_S) -> dict[str, Any]:
+async def ask(socket: Path, do: str, member: str = "", timeout_s: float | None = None) -> dict[str, Any]:
     """One request, one answer. Raises KeeperGone, KeeperFailed when it does not answer, WrongState when it refuses."""
     try:
-        async with _connection(socket) as (reader, writer), asyncio.timeout(timeout_s):
+        async with _connection(socket) as (reader, writer), asyncio.timeout(timeout_s or ANSWER_S):
             writer.write(json.dumps({"id": 1, "do": do, "member": member}).encode() + b"\n")
             answer = await _read(reader)
     except TimeoutError:

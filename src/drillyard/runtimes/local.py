@@ -48,9 +48,11 @@ from drillyard.topology import Member, Role, Topology
 
 DEPLOYMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 DEFAULT_NAME = "default"
-MARGIN_S = 10.0  # on top of the members' grace
+MEMBER_MARGIN_S = 10.0  # what a request may take on top of the member's grace
+STOP_MARGIN_S = 10.0  # what a stop may take on top of the graces of both roles
 KEEPER_LEAVES_S = 5.0
 ABILITIES = frozenset(Ability)
+GUARD = "pdeathsig" if sys.platform == "linux" else "pipe"  # what ends the members of a keeper that was killed
 
 
 def default_home() -> Path:
@@ -154,7 +156,7 @@ class LocalRuntime:
         if not (plan.directory / "plan.json").exists():
             plans.save(plan)
         socket = keeper_link.socket_path(plan.directory)
-        plan.write_files(socket, "pdeathsig" if sys.platform == "linux" else "pipe")
+        plan.write_files(socket, GUARD)
         keeper_link.launch(plan.directory)
 
     async def deployment(self, name: str = DEFAULT_NAME) -> Deployment:
@@ -236,7 +238,7 @@ class LocalRuntime:
 
     async def _stop_keeper(self, directory: Path, state: journal.State) -> dict[str, Any]:
         socket = keeper_link.socket_path(directory)
-        patience = sum(plans.GRACE_S.values()) + MARGIN_S
+        patience = sum(plans.GRACE_S.values()) + STOP_MARGIN_S
         try:
             answer = await keeper_link.ask(socket, "stop-all", timeout_s=patience)
         except (KeeperGone, KeeperFailed):  # lost or stuck on the way: then by force
@@ -300,7 +302,7 @@ class LocalRuntime:
         return await self._ask(plan, do, member)
 
     async def _ask(self, plan: Plan, do: str, member: str) -> dict[str, Any]:
-        patience = plans.GRACE_S[plan.topology.member(member).role] + MARGIN_S
+        patience = plans.GRACE_S[plan.topology.member(member).role] + MEMBER_MARGIN_S
         socket = keeper_link.socket_path(plan.directory)
         try:
             answer = await keeper_link.ask(socket, do, member, timeout_s=patience)
