@@ -11,6 +11,7 @@ timestamps (`timestamps`), of which only the bound is agreed on; and any decisio
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,6 +50,7 @@ class RegionTree:
         self._by_id: dict[int, metapb.Region] = {}
         self._starts: list[bytes] = []
         self._ids: list[int] = []  # of the region at the same place in `_starts`
+        self.peers: Counter[int] = Counter()  # how many each store holds
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -96,24 +98,28 @@ class RegionTree:
             place += 1
         return found
 
-    def put(self, region: metapb.Region) -> str:
-        """Takes a meta in and drops what it covers; says what is newer if it is stale, else nothing."""
+    def staleness(self, region: metapb.Region) -> str:
+        """What is newer than this meta, in PD's words; nothing if it may be taken in."""
+        version = region.region_epoch.version
+        newer = [other for other in self._overlapping(region) if other.region_epoch.version > version]
         known = self._by_id.get(region.id)
-        newer = [
-            other for other in self._overlapping(region) if other.region_epoch.version > region.region_epoch.version
-        ]
         if known is not None and is_older(region.region_epoch, known.region_epoch) and not _is_recreated(region):
             newer.insert(0, known)
-        if newer:
-            return f"region is stale: region {describe(region)} origin {describe(newer[0])}"
+        return f"region is stale: region {describe(region)} origin {describe(newer[0])}" if newer else ""
+
+    def put(self, region: metapb.Region) -> str:
+        """Takes a meta in and drops what it covers; says what is newer if it is stale, else nothing."""
+        if stale := self.staleness(region):
+            return stale
         for other in self._overlapping(region):
             self._remove(other)
-        if known is not None and region.id in self._by_id:
+        if (known := self._by_id.get(region.id)) is not None:
             self._remove(known)
         place = bisect_left(self._starts, region.start_key)
         self._starts.insert(place, region.start_key)
         self._ids.insert(place, region.id)
         self._by_id[region.id] = region
+        self.peers.update(peer.store_id for peer in region.peers)
         return ""
 
     def _overlapping(self, region: metapb.Region) -> list[metapb.Region]:
@@ -122,6 +128,7 @@ class RegionTree:
     def _remove(self, region: metapb.Region) -> None:
         place = bisect_left(self._starts, region.start_key)
         del self._starts[place], self._ids[place], self._by_id[region.id]
+        self.peers.subtract(peer.store_id for peer in region.peers)
 
 
 class Cluster:

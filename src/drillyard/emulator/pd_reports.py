@@ -7,7 +7,6 @@ an older term than an earlier one. It decides nothing.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 from drillyard.emulator.cluster import Cluster
@@ -93,10 +92,6 @@ class Reports:
         pending = frozenset(peer.id for peer in request.pending_peers)
         down = frozenset(stats.peer.id for stats in request.down_peers)
         return RegionView(region, leader, pending, down)
-
-    def region_counts(self, cluster: Cluster) -> Counter[int]:
-        """How many peers each store holds."""
-        return Counter(peer.store_id for region in cluster.regions for peer in region.peers)
 
     def totals(self, cluster: Cluster) -> dict[int, StoreTotals]:
         """Totals of every store, for views; a walk over all regions."""

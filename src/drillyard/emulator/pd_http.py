@@ -1,0 +1,435 @@
+"""PD's HTTP interface: real paths, shapes and formatting, on the port that also speaks gRPC.
+
+Rules: everything under /pd is the leader's to answer. A member that does not lead passes the request on, once; when it
+knows no leader it says 503, when the leader does not answer 500, in plain text as the real one. A request with the
+header PD-Allow-follower-handle is answered where it arrives. Before bootstrap, what needs a cluster answers 500. Paths that
+are not served answer 404 like any that do not exist.
+
+It only reads, but for the few settings in `pd_config.CHANGEABLE`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
+
+from drillyard.emulator import pd_config, pd_views
+from drillyard.emulator.cluster import Cluster
+from drillyard.emulator.http import HttpRequest, HttpResponse, Router, error_response
+from drillyard.emulator.metrics import CONTENT_TYPE, Registry
+from drillyard.emulator.pd_consensus import Undetermined
+from drillyard.emulator.pd_forward import Unanswered, ask
+from drillyard.emulator.pd_leadership import Leadership
+from drillyard.emulator.pd_member import PdMember, split_url
+from drillyard.emulator.pd_reports import Reports
+from drillyard.emulator.pd_views import CHECKS, Json, go_json
+from drillyard.emulator.raft.types import ProposalDropped
+from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
+from drillyard.wire import drillpb, metapb
+
+FORWARD_S = 10.0
+HEALTH_S = 1.0
+JSON_TYPE = "application/json; charset=UTF-8"
+BYTES_TYPE = "application/octet-stream"
+NOT_BOOTSTRAPPED = "[PD:cluster:ErrNotBootstrapped]TiKV cluster not bootstrapped, please start TiKV first"
+CORS = (
+    ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
+    ("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE"),
+    ("Access-Control-Allow-Origin", "*"),
+)
+Handler = Callable[[HttpRequest], Awaitable[HttpResponse] | HttpResponse]
+ClusterHandler = Callable[[HttpRequest, Leadership], HttpResponse]
+
+
+def answer_json(value: Json, status: int = 200) -> HttpResponse:
+    return HttpResponse(status, go_json(value), JSON_TYPE)
+
+
+def answer_compact(value: Json) -> HttpResponse:
+    return HttpResponse(200, go_json(value, indent=False), BYTES_TYPE)
+
+
+class PdRouter(Router):
+    """Adds the headers that PD puts on everything, and answers what a browser asks before it asks."""
+
+    async def answer(self, request: HttpRequest) -> HttpResponse:
+        response = HttpResponse() if request.method == "OPTIONS" else await super().answer(request)
+        own = [header for header in response.headers if not header[0].lower().startswith("access-control-")]
+        return replace(response, headers=(*CORS, *own))
+
+
+class PdHttp:
+    def __init__(self, member: PdMember, metrics: Registry, started_s: int) -> None:
+        self._member = member
+        self._metrics = metrics
+        self._started_s = started_s
+
+    def router(self, hosts: tuple[str, ...]) -> Router:
+        router = PdRouter(hosts)
+        router.add("GET", "/metrics", self._get_metrics)
+        router.add("GET", "/health", self._get_quorum)
+        for pattern, handler in self._member_routes().items():
+            router.add("GET", pattern, self._led(handler))
+        for pattern, cluster_handler in self._cluster_routes().items():
+            router.add("GET", pattern, self._led(self._bootstrapped(cluster_handler)))
+        for pattern in ("/pd/api/v1/config", "/pd/api/v1/config/schedule", "/pd/api/v1/config/replicate"):
+            router.add("POST", pattern, self._led(self._set_config))
+        return router
+
+    def _member_routes(self) -> dict[str, Handler]:
+        """What can be asked before there is a cluster."""
+        v1 = "/pd/api/v1"
+        return {
+            "/pd/ping": lambda request: HttpResponse(),
+            "/pd/health": self._get_health,
+            f"{v1}/ping": lambda request: HttpResponse(),
+            f"{v1}/health": self._get_health,
+            f"{v1}/members": self._get_members,
+            f"{v1}/leader": self._get_leader,
+            f"{v1}/version": self._get_version,
+            f"{v1}/status": self._get_status,
+            f"{v1}/cluster": self._get_cluster,
+            f"{v1}/cluster/status": self._get_cluster_status,
+            f"{v1}/config": self._get_config,
+            f"{v1}/config/schedule": lambda request: answer_json(
+                pd_config.schedule(self._member.settings, sorted(self._cluster.stores))
+            ),
+            f"{v1}/config/replicate": lambda request: answer_json(pd_config.replication(self._member.settings)),
+            f"{v1}/config/pd-server": lambda request: answer_json(pd_config.PD_SERVER),
+            f"{v1}/config/label-property": lambda request: answer_json({}),
+            f"{v1}/config/cluster-version": lambda request: answer_json(self._cluster.cluster_version),
+            f"{v1}/config/replication-mode": lambda request: answer_json(pd_config.REPLICATION_MODE),
+            f"{v1}/gc/safepoint": self._get_safe_points,
+        }
+
+    def _cluster_routes(self) -> dict[str, ClusterHandler]:
+        v1 = "/pd/api/v1"
+        return {
+            f"{v1}/stores": self._get_stores,
+            f"{v1}/stores/limit": self._get_store_limits,
+            f"{v1}/store/{{id}}": self._get_store,
+            f"{v1}/labels": self._get_labels,
+            f"{v1}/regions": lambda request, lead: self._regions(lead, list(self._cluster.regions)),
+            f"{v1}/regions/count": lambda request, lead: answer_json(
+                {"count": len(self._cluster.regions), "regions": None}
+            ),
+            f"{v1}/regions/key": self._get_regions_by_key,
+            f"{v1}/regions/store/{{id}}": self._get_regions_of_store,
+            f"{v1}/regions/sibling/{{id}}": self._get_siblings,
+            f"{v1}/regions/range-holes": self._get_holes,
+            f"{v1}/regions/check/hist-size": self._get_sizes,
+            f"{v1}/regions/check/hist-keys": self._get_keys,
+            f"{v1}/regions/check/offline-peer": self._get_offline,
+            f"{v1}/regions/check/{{kind}}": self._get_check,
+            f"{v1}/region/id/{{id}}": self._get_region_by_id,
+            f"{v1}/region/key/{{key}}": self._get_region_by_key,
+            f"{v1}/stats/region": lambda request, lead: answer_json(pd_views.statistics(self._cluster, lead.reports)),
+            f"{v1}/operators": self._get_operators,
+            f"{v1}/operators/records": self._get_operator_records,
+            f"{v1}/operators/{{id}}": self._get_operator,
+            f"{v1}/schedulers": lambda request, lead: answer_json([]),  # none runs here
+        }
+
+    # ---- who answers ----
+
+    def _led(self, handler: Handler) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
+        """Answers here if this member leads or was asked to; passes the request on to the leader otherwise."""
+
+        async def answer(request: HttpRequest) -> HttpResponse:
+            member = self._member
+            if member.lead is None and "pd-allow-follower-handle" not in request.headers:
+                return await self._forward(request)
+            answered = handler(request)
+            return answered if isinstance(answered, HttpResponse) else await answered
+
+        return answer
+
+    async def _forward(self, request: HttpRequest) -> HttpResponse:
+        member = self._member
+        leader = member.leader()
+        if leader is None or not leader.client_urls:
+            return error_response("no leader", 503)
+        if "pd-redirector" in request.headers:
+            return error_response("[PD:apiutil:ErrRedirectToNotLeader]redirect to not leader", 500)
+        passed_on = replace(request, headers={**request.headers, "pd-redirector": member.options.name})
+        asking = asyncio.ensure_future(ask(split_url(leader.client_urls[0]), passed_on, FORWARD_S))
+        losing = asyncio.ensure_future(self._until_led_by_another(leader.id))
+        try:
+            await asyncio.wait({asking, losing}, return_when=asyncio.FIRST_COMPLETED)
+            if asking.done():
+                return asking.result()
+        except Unanswered:
+            pass
+        finally:
+            asking.cancel()
+            losing.cancel()
+        return error_response("[PD:apiutil:ErrRedirect]redirect failed", 500)
+
+    async def _until_led_by_another(self, leader_id: int) -> None:
+        while (leader := self._member.leader()) is not None and leader.id == leader_id:
+            await self._member.changed.wait()
+
+    def _bootstrapped(self, handler: ClusterHandler) -> Handler:
+        def answer(request: HttpRequest) -> HttpResponse:
+            lead = self._member.lead
+            if lead is None or not self._cluster.bootstrapped:
+                return answer_json(NOT_BOOTSTRAPPED, 500)
+            return handler(request, lead)
+
+        return answer
+
+    @property
+    def _cluster(self) -> Cluster:
+        return self._member.consensus.cluster
+
+    # ---- this member ----
+
+    async def _get_metrics(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse(200, self._metrics.render(), CONTENT_TYPE)
+
+    async def _get_quorum(self, request: HttpRequest) -> HttpResponse:
+        """Whether this member knows a leader: the question that etcd answers here."""
+        is_healthy = self._member.consensus.leader != 0
+        body = b'{"health":"true"}' if is_healthy else b'{"health":"false"}'
+        return HttpResponse(200 if is_healthy else 503, body, "text/plain; charset=utf-8")
+
+    def _get_version(self, request: HttpRequest) -> HttpResponse:
+        return answer_json({"version": f"v{EMULATED_VERSION}", "build_time": "", "hash": "", "branch": ""})
+
+    def _get_status(self, request: HttpRequest) -> HttpResponse:
+        status = {
+            "build_ts": "None",
+            "version": f"v{EMULATED_VERSION}",
+            "git_hash": GIT_HASH,
+            "start_timestamp": self._started_s,
+        }
+        return answer_json(status)
+
+    # ---- members ----
+
+    def _get_members(self, request: HttpRequest) -> HttpResponse:
+        member = self._member
+        return answer_json(pd_views.members(member.records(), member.cluster_id, member.leader()))
+
+    def _get_leader(self, request: HttpRequest) -> HttpResponse:
+        leader = self._member.leader()
+        return error_response("no leader", 503) if leader is None else answer_json(pd_views.leader(leader))
+
+    async def _get_health(self, request: HttpRequest) -> HttpResponse:
+        """Asks every member, itself included, whether it answers."""
+        records = self._member.records()
+        answers = await asyncio.gather(*(self._is_healthy(record) for record in records))
+        healthy = {record.id for record, is_healthy in zip(records, answers, strict=True) if is_healthy}
+        return answer_json(pd_views.health(records, healthy))
+
+    async def _is_healthy(self, record: drillpb.PdMember) -> bool:
+        if record.id == self._member.identity.record.id:
+            return True
+        if not record.client_urls:
+            return False
+        headers = {"host": "localhost", "pd-allow-follower-handle": "true"}
+        ping = HttpRequest("GET", "/pd/api/v1/ping", "/pd/api/v1/ping", {}, headers)
+        try:
+            return (await ask(split_url(record.client_urls[0]), ping, HEALTH_S)).status == 200
+        except Unanswered:
+            return False
+
+    # ---- the cluster ----
+
+    def _get_cluster(self, request: HttpRequest) -> HttpResponse:
+        return answer_json({"id": self._member.cluster_id, "max_peer_count": self._member.settings.replicas()})
+
+    def _get_cluster_status(self, request: HttpRequest) -> HttpResponse:
+        cluster = self._cluster
+        status: Json = {"raft_bootstrap_time": pd_views.ZERO_TIME, "is_initialized": False, "replication_status": ""}
+        if cluster.bootstrapped:
+            status["raft_bootstrap_time"] = pd_views.timestamp(cluster.bootstrapped_at_ns)
+            status["is_initialized"] = self._is_initialized(cluster)
+        return answer_json(status)
+
+    def _is_initialized(self, cluster: Cluster) -> bool:
+        """Whether the first region was split, or has all its voters, none of them pending."""
+        region = cluster.regions.find(b"")
+        if len(cluster.regions) > 1 or region is None:
+            return region is not None
+        report = self._member.lead.reports.regions.get(region.id) if self._member.lead is not None else None
+        voters = sum(1 for peer in region.peers if peer.role == metapb.Voter)
+        return voters >= self._member.settings.replicas() and report is not None and not report.request.pending_peers
+
+    def _get_config(self, request: HttpRequest) -> HttpResponse:
+        cluster = self._cluster
+        stores = sorted(cluster.stores)
+        return answer_json(pd_config.document(self._member.settings, stores, cluster.cluster_version))
+
+    async def _set_config(self, request: HttpRequest) -> HttpResponse:
+        try:
+            wanted = json.loads(request.body)
+        except ValueError as error:
+            return answer_json(f"invalid character in the body: {error}", 400)
+        if not isinstance(wanted, dict):
+            return answer_json("a JSON object of settings is wanted", 400)
+        named: dict[str, str] = {}
+        for key, value in wanted.items():
+            name = pd_config.full_name(key)
+            if name is None:
+                return answer_json(f"config item {key} not found", 400)
+            if not pd_config.CHANGEABLE[name](value):
+                return answer_json(f"config item {key} cannot be {json.dumps(value)}", 400)
+            named[name] = json.dumps(value)
+        try:
+            for name, text in named.items():
+                setting = drillpb.PdSetting(key=name, value=text)
+                await self._member.consensus.submit(drillpb.PdCommand(setting=setting))
+        except (ProposalDropped, Undetermined) as error:
+            return answer_json(f"not leader: {error}", 500)
+        return answer_json("The config is updated.")
+
+    def _get_safe_points(self, request: HttpRequest) -> HttpResponse:
+        services = [
+            {"service_id": each.service_id, "expired_at": each.expires_s, "safe_point": each.safe_point}
+            for _, each in sorted(self._cluster.service_safe_points.items())
+        ]
+        return answer_json({"service_gc_safe_points": services, "gc_safe_point": self._cluster.safe_point})
+
+    # ---- stores ----
+
+    def _stores(self, lead: Leadership) -> pd_views.StoreViews:
+        settings = self._member.settings
+        return pd_views.StoreViews(self._cluster, lead.reports, lead.clock.now_ns(), settings.down_after_ns())
+
+    def _get_stores(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        asked = request.query.get("state")
+        if asked is None:
+            return answer_json(self._stores(lead).all())
+        if not all(state.isascii() and state.isdigit() for state in asked):
+            return answer_json(f"{asked[0]!r} is no store state; give 0 (Up), 1 (Offline) or 2 (Tombstone)", 400)
+        return answer_json(self._stores(lead).all({int(state) for state in asked}))
+
+    def _get_store(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        store_id = _number(request.params["id"])
+        if store_id is None:
+            return _bad_number(request.params["id"])
+        store = self._cluster.stores.get(store_id)
+        if store is None:
+            return answer_json(f"[PD:core:ErrStoreNotFound]store {store_id} not found", 404)
+        return answer_json(self._stores(lead).one(store))
+
+    def _get_store_limits(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        return answer_json(pd_config.schedule(self._member.settings, sorted(self._cluster.stores))["store-limit"])
+
+    def _get_labels(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        pairs = {(label.key, label.value) for store in self._cluster.stores.values() for label in store.labels}
+        return answer_json([{"key": key, "value": value} for key, value in sorted(pairs)])
+
+    # ---- regions ----
+
+    def _view(self, meta: metapb.Region, reports: Reports) -> Json:
+        return pd_views.region(meta, reports.regions.get(meta.id), reports.leader_of(meta))
+
+    def _regions(self, lead: Leadership, metas: list[metapb.Region]) -> HttpResponse:
+        return answer_compact(pd_views.regions([self._view(meta, lead.reports) for meta in metas]))
+
+    def _region(self, lead: Leadership, meta: metapb.Region | None) -> HttpResponse:
+        return answer_compact(pd_views.NO_REGION if meta is None else self._view(meta, lead.reports))
+
+    def _get_region_by_id(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        region_id = _number(request.params["id"])
+        if region_id is None:
+            return _bad_number(request.params["id"])
+        return self._region(lead, self._cluster.regions.get(region_id))
+
+    def _get_region_by_key(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        key = unquote_to_bytes(urlsplit(request.target).path.rpartition("/")[2].replace("+", " "))
+        if request.first("format") == "hex":
+            try:
+                key = bytes.fromhex(key.decode("ascii"))
+            except ValueError as error:
+                return answer_json(f"encoding/hex: {error}", 400)
+        return self._region(lead, self._cluster.regions.find(key))
+
+    def _get_regions_by_key(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        # Keys are bytes, so the query is read again without taking it for text.
+        query = dict(parse_qsl(urlsplit(request.target).query.encode(), keep_blank_values=True))
+        limit = _number(query.get(b"limit", b"16").decode("ascii", "replace"))
+        if limit is None:
+            return _bad_number(query[b"limit"].decode("ascii", "replace"))
+        start, end = query.get(b"key", b""), query.get(b"end_key", b"")
+        return self._regions(lead, self._cluster.regions.scan(start, end, limit))
+
+    def _get_regions_of_store(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        store_id = _number(request.params["id"])
+        if store_id is None:
+            return _bad_number(request.params["id"])
+        metas = [meta for meta in self._cluster.regions if any(peer.store_id == store_id for peer in meta.peers)]
+        return self._regions(lead, metas)
+
+    def _get_siblings(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        region_id = _number(request.params["id"])
+        if region_id is None:
+            return _bad_number(request.params["id"])
+        regions = self._cluster.regions
+        meta = regions.get(region_id)
+        if meta is None:
+            return answer_json(f"[PD:region:ErrRegionNotFound]region {region_id} not found", 404)
+        neighbours = [regions.before(meta.start_key), regions.after(meta)]
+        return self._regions(lead, [each for each in neighbours if each is not None])
+
+    def _get_holes(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        holes: list[list[str]] = []
+        reached = b""
+        for meta in self._cluster.regions:
+            if meta.start_key > reached:
+                holes.append([pd_views.hex_key(reached), pd_views.hex_key(meta.start_key)])
+            if not meta.end_key:
+                return answer_json(holes)
+            reached = meta.end_key
+        return answer_json([*holes, [pd_views.hex_key(reached), ""]])
+
+    def _get_check(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        check = CHECKS.get(request.params["kind"])
+        if check is None:
+            return error_response("404 page not found", 404)
+        replicas = self._member.settings.replicas()
+        metas = [meta for meta in self._cluster.regions if check(meta, lead.reports.regions.get(meta.id), replicas)]
+        return self._regions(lead, metas)
+
+    def _get_offline(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        leaving = {store.id for store in self._cluster.stores.values() if store.node_state == metapb.Removing}
+        metas = [meta for meta in self._cluster.regions if any(peer.store_id in leaving for peer in meta.peers)]
+        return self._regions(lead, metas)
+
+    def _get_sizes(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        known = [report.size_mib for report in lead.reports.regions.values()]
+        return answer_json(pd_views.histogram(known, _number(request.first("bound", "1")) or 1))
+
+    def _get_keys(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        known = [report.request.approximate_keys for report in lead.reports.regions.values()]
+        return answer_json(pd_views.histogram(known, _number(request.first("bound", "1000")) or 1000))
+
+    # ---- operators ----
+
+    def _get_operators(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        return answer_json([pd_views.operator(each) for each in lead.placement.running.values()])
+
+    def _get_operator_records(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        return answer_json([pd_views.operator_record(each) for each in lead.placement.records])
+
+    def _get_operator(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        region_id = _number(request.params["id"])
+        if region_id is None:
+            return _bad_number(request.params["id"])
+        running = lead.placement.running.get(region_id)
+        if running is None:
+            return answer_json("[PD:operator:ErrOperatorNotFound]operator not found", 500)
+        return answer_json(pd_views.operator(running))
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and int(text) < 1 << 64 else None
+
+
+def _bad_number(text: str) -> HttpResponse:
+    return answer_json(f"strconv.ParseUint: parsing {json.dumps(text)}: invalid syntax", 400)

@@ -1,0 +1,234 @@
+"""What one PD member is while it runs: its place in the group, its lead if it has one, and who the others are.
+
+Rules: a member serves as leader from the moment its first entry of the term is applied until the term or the role
+changes; in between `lead` is None and everybody is told "not leader". Each member puts its own record (name, client
+addresses, version) into the replicated state through whoever leads. A member that comes back with an emptied data
+directory under its old address has forgotten its votes: it is refused, and stops by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from drillyard.emulator.logs import Log
+from drillyard.emulator.pd_config import Options, Settings
+from drillyard.emulator.pd_consensus import Consensus, Undetermined
+from drillyard.emulator.pd_leadership import Candidate, Clock, Leadership, begin
+from drillyard.emulator.raft.types import ProposalDropped
+from drillyard.wire import drillpb, pdpb
+from drillyard.wire.rpc import Channel, RpcError, Status
+from drillyard.wire.services import MEMBERS
+
+INTRODUCE_EVERY_S = 0.1
+INTRODUCE_TIMEOUT_S = 1.0
+
+
+class MemberRefused(Exception):
+    """The group does not take this member as it is: why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """This member, and the first members of its group by id."""
+
+    record: drillpb.PdMember
+    group_id: int
+    first: dict[int, drillpb.PdMember]
+
+
+class PdMember:
+    def __init__(self, options: Options, identity: Identity, consensus: Consensus, clock: Clock, log: Log) -> None:
+        self.options = options
+        self.identity = identity
+        self.consensus = consensus
+        self.clock = clock
+        self.settings = Settings(options, lambda: consensus.cluster.settings)
+        self.lead: Leadership | None = None
+        self.changed = asyncio.Event()  # set and replaced whenever the leader as seen from here may have changed
+        self.on_refused: Callable[[MemberRefused], None] = lambda refused: None
+        self.on_lead: Callable[[], None] = lambda: None
+        self._log = log
+        self._fresh_cluster_id = 0
+        self._taking_over: asyncio.Task[None] | None = None
+        self._introducing: asyncio.Task[None] | None = None
+        self._seen_leader = 0
+
+    def start(self, fresh_cluster_id: int) -> None:
+        self._fresh_cluster_id = fresh_cluster_id
+        self.consensus.on_change = self._on_change
+        self.consensus.on_apply = self._on_apply
+        self._introducing = asyncio.get_running_loop().create_task(self._introduce_until_known())
+
+    def close(self) -> None:
+        self._lose_lead()
+        if self._introducing is not None:
+            self._introducing.cancel()
+        self.consensus.close()
+
+    # ---- who is who ----
+
+    @property
+    def cluster_id(self) -> int:
+        return self.consensus.cluster.cluster_id
+
+    def records(self) -> list[drillpb.PdMember]:
+        """All members in the order of their ids, with what they said of themselves so far."""
+        known = {**self.identity.first, **self.consensus.cluster.members}
+        return [known[member_id] for member_id in sorted(known)]
+
+    def leader(self) -> drillpb.PdMember | None:
+        """Who leads PD as this member knows it: elected, and with its first entry applied here."""
+        lead, consensus = self.consensus.cluster.lead, self.consensus
+        if not lead.member_id or (consensus.leader, consensus.term) != (lead.member_id, lead.term):
+            return None
+        if consensus.leads and self.lead is None:
+            return None
+        return next((each for each in self.records() if each.id == lead.member_id), None)
+
+    # ---- the lead ----
+
+    def _on_change(self) -> None:
+        if self.lead is not None or self._taking_over is not None:
+            self._lose_lead()
+        if self.consensus.leads:
+            self._taking_over = asyncio.get_running_loop().create_task(self._take_over())
+        self._tell_changed()
+
+    def _on_apply(self) -> None:
+        leader = self.leader()
+        leader_id = leader.id if leader is not None else 0
+        if leader_id != self._seen_leader:
+            self._tell_changed()
+
+    def _tell_changed(self) -> None:
+        leader = self.leader()
+        leader_id = leader.id if leader is not None else 0
+        if leader is not None and leader_id != self._seen_leader:
+            self._log.info("pd leader is known", leader=leader.name, leader_id=leader_id, term=self.consensus.term)
+        self._seen_leader = leader_id
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def _take_over(self) -> None:
+        """From the election to the first moment at which this member may serve."""
+        candidate = Candidate(self.identity.record.id, self._fresh_cluster_id)
+        self._log.info("campaign pd leader ok", campaign_leader_name=self.options.name, term=self.consensus.term)
+        try:
+            start = await begin(self.consensus, self.clock, candidate)
+        except (ProposalDropped, Undetermined) as error:
+            self._log.warn("lost the lead before it began", error=str(error))
+            return
+        self.lead = Leadership(self.consensus, self.clock, self.settings, self._log, start)
+        self._taking_over = None
+        self._log.info(
+            "PD cluster leader is ready to serve",
+            pd_leader_name=self.options.name,
+            cluster_id=self.cluster_id,
+            first_timestamp_ms=start.first_ms,
+            first_id=start.ids[0],
+        )
+        self.on_lead()
+        self._tell_changed()
+
+    def _lose_lead(self) -> None:
+        if self._taking_over is not None:
+            self._taking_over.cancel()
+            self._taking_over = None
+        if self.lead is not None:
+            self.lead.end()
+            self.lead = None
+            self._log.warn("no longer the leader", term=self.consensus.term, leader=self.consensus.leader)
+
+    # ---- introductions ----
+
+    async def introduce(self, request: drillpb.IntroduceRequest) -> drillpb.IntroduceResponse:
+        """Another member says who it is. The leader records it; everybody says what is recorded."""
+        if request.group_id != self.identity.group_id or request.member.id not in self.identity.first:
+            raise RpcError(
+                Status.FAILED_PRECONDITION,
+                f"{request.member.name} was started with another --initial-cluster than {self.options.name}, "
+                f"which has {self.options.initial_cluster}",
+            )
+        known = self.consensus.cluster.members.get(request.member.id)
+        is_other = known is not None and known.incarnation != request.member.incarnation
+        if self.lead is not None and known != request.member and not is_other:
+            await self._record(request.member)
+            known = self.consensus.cluster.members.get(request.member.id)
+        return drillpb.IntroduceResponse(known=known, leads=self.lead is not None)
+
+    async def _record(self, record: drillpb.PdMember) -> None:
+        try:
+            await self.consensus.submit(drillpb.PdCommand(publish=record))
+        except (ProposalDropped, Undetermined) as error:
+            raise RpcError(Status.UNAVAILABLE, str(error)) from error
+
+    async def meet(self) -> None:
+        """Before a new member votes: does the group know it under another data directory, or not at all?
+
+        Members that do not answer do not object: at first boot nobody does.
+        """
+        others = [record for member_id, record in self.identity.first.items() if member_id != self.identity.record.id]
+        answers = await asyncio.gather(*(self._call(other) for other in others), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, RpcError) and answer.status is Status.FAILED_PRECONDITION:
+                raise MemberRefused(f"{answer.message}; start all members with the same --initial-cluster")
+            if isinstance(answer, drillpb.IntroduceResponse):
+                self._refuse_double(answer)
+
+    def _refuse_double(self, answer: drillpb.IntroduceResponse) -> None:
+        if answer.known.id and answer.known.incarnation != self.identity.record.incarnation:
+            raise MemberRefused(
+                f"member {self.options.name} ({answer.known.id}) has already been part of this cluster with another data "
+                f"directory than {self.options.data_dir}; give it that one back: without it, it forgot how it voted"
+            )
+
+    async def _call(self, other: drillpb.PdMember) -> drillpb.IntroduceResponse:
+        host, port = split_url(other.peer_urls[0])
+        channel = Channel(host, port)
+        request = drillpb.IntroduceRequest(group_id=self.identity.group_id, member=self.identity.record)
+        try:
+            return await channel.unary(MEMBERS.Introduce, request, timeout_s=INTRODUCE_TIMEOUT_S)
+        finally:
+            channel.close()
+
+    async def _introduce_until_known(self) -> None:
+        """Puts this member's record into the state; again after a change of addresses at a restart."""
+        record = self.identity.record
+        while self.consensus.cluster.members.get(record.id) != record:
+            known = self.consensus.cluster.members.get(record.id)
+            try:
+                if known is not None:
+                    self._refuse_double(drillpb.IntroduceResponse(known=known))
+                if self.lead is not None:
+                    await self._record(record)
+                elif (leader := self.leader()) is not None:
+                    self._refuse_double(await self._call(leader))
+                    await asyncio.sleep(INTRODUCE_EVERY_S)  # until it is applied here, too
+                else:
+                    await self.changed.wait()
+            except MemberRefused as refused:
+                self.on_refused(refused)
+                return
+            except RpcError as error:
+                self._log.warn("cannot introduce this member to the leader", error=str(error))
+                await asyncio.sleep(INTRODUCE_EVERY_S)
+
+
+def to_pdpb(record: drillpb.PdMember) -> pdpb.Member:
+    return pdpb.Member(
+        name=record.name,
+        member_id=record.id,
+        peer_urls=record.peer_urls,
+        client_urls=record.client_urls,
+        deploy_path=record.deploy_path,
+        binary_version=record.binary_version,
+        git_hash=record.git_hash,
+    )
+
+
+def split_url(url: str) -> tuple[str, int]:
+    """Host and port of http://host:port."""
+    host, _, port = url.rpartition("//")[2].rstrip("/").rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
