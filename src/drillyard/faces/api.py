@@ -9,7 +9,8 @@
 
 Rules: nothing is decided here, only put together. A cluster without a name is made for the block and removed with its
 data after it; one that was there before is left as it was found; `keep` leaves what was made. What cannot be made ready
-raises `NotReady` with the whole report, after its evidence was saved.
+raises `NotReady` with the whole report. Before anything is removed after a failure, also one of the block, its evidence
+is saved.
 """
 
 from __future__ import annotations
@@ -174,6 +175,10 @@ class Cluster:
     def follow(self, member: str | None = None) -> AsyncIterator[LogLine]:
         return inspect.follow(self._scope, self.name, member)
 
+    async def save_evidence(self, reason: str) -> Path:
+        """Write an evidence bundle now, and return its directory."""
+        return await operate.save_evidence(self._scope, self.name, reason)
+
     async def down(self, *, delete_data: bool = False) -> DownReport:
         return await operate.down(self._scope, self.name, delete_data=delete_data)
 
@@ -199,7 +204,12 @@ async def cluster(
         if report.ending is not Ending.OK:
             raise NotReady(report)
         handle.report = report
-        yield handle
+        try:
+            yield handle
+        except BaseException as error:
+            if not (keep or was_up):
+                error.add_note(f"drillyard: evidence is in {await _shielded(handle.save_evidence('block-failed'))}")
+            raise
     finally:
         if not (keep or was_up) and yard.exists(chosen):
             await _shielded(handle.down(delete_data=not existed))

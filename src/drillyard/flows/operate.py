@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from pathlib import Path
 
 from drillyard.flows import evidence
 from drillyard.flows.report import DownReport, MemberRow, member_rows
@@ -61,6 +62,12 @@ async def down(scope: Scope, name: str, *, delete_data: bool = False) -> DownRep
         kept=tuple(str(path) for path in report.kept),
         evidence=saved,
     )
+
+
+async def save_evidence(scope: Scope, name: str, reason: str) -> Path:
+    """A bundle of how the deployment is now; what the members answer is in PD's view and their logs."""
+    deployment = await scope.runtime.deployment(name)
+    return await evidence.save(evidence.Scene(reason, deployment), scope.clock.now())
 
 
 async def _save_unseen_end(scope: Scope, name: str) -> str:

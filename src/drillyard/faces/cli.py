@@ -1,0 +1,365 @@
+"""The command line. It translates words into calls of the Python API and records into text or JSON, nothing more.
+
+Rules: results go to stdout and errors to stderr; `--json` puts exactly one document on stdout (`logs -f`: one a line);
+every way to end has its documented exit code (`faces/exits.py`). Imported at the start: Typer and nothing of ours,
+so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from drillyard.faces.api import Yard
+    from drillyard.faces.runner import Command
+
+EXIT_CODES = """Exit codes: 0 done and proven; 1 a fault in drillyard; 2 bad input; 3 could not start; 4 not ready
+(in time); 5 a member ended during the wait; 6 something is left after down; 130 interrupted; 143 terminated."""
+
+app = typer.Typer(
+    name="drillyard",
+    help="A TiKV cluster on one machine: started with one command, proven healthy from outside.",
+    epilog=EXIT_CODES,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+Name = Annotated[str, typer.Option("--name", "-n", help="The deployment.", metavar="NAME")]
+NewName = Annotated[str | None, typer.Option("--name", "-n", help="Its name; chosen if left out.", metavar="NAME")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Pd = Annotated[int | None, typer.Option("--pd", help="How many PD members (3).", metavar="N")]
+Tikv = Annotated[int | None, typer.Option("--tikv", help="How many TiKV members (3).", metavar="N")]
+TopologyFile = Annotated[str | None, typer.Option("--topology", help="A topology in TOML.", metavar="FILE")]
+ProfileName = Annotated[str | None, typer.Option("--profile", help="Timings: laptop or upstream.", metavar="NAME")]
+PdBinary = Annotated[str | None, typer.Option("--pd-binary", help="A real pd-server to run.", metavar="FILE")]
+TikvBinary = Annotated[str | None, typer.Option("--tikv-binary", help="A real tikv-server to run.", metavar="FILE")]
+Timeout = Annotated[float, typer.Option("--timeout", help="How long to wait for all gates.", metavar="SECONDS")]
+MemberName = Annotated[str, typer.Argument(help="The member, such as tikv1.", metavar="MEMBER")]
+DEFAULT = "default"
+
+# Newer Typer carries a Click of its own, older ones use the package; both show their errors' base only in this way.
+_Misused: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+@app.command()
+def up(
+    name: Name = DEFAULT,
+    pd: Pd = None,
+    tikv: Tikv = None,
+    topology: TopologyFile = None,
+    profile: ProfileName = None,
+    pd_binary: PdBinary = None,
+    tikv_binary: TikvBinary = None,
+    timeout: Timeout = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Bring a deployment up and wait until it is proven. One that runs already is proven only."""
+    from drillyard.faces import console, document, exits
+    from drillyard.faces.api import Wanted
+
+    command, yard = _begin("up", as_json, is_long=True)
+    wanted = Wanted(pd, tikv, profile, topology, pd_binary, tikv_binary, timeout)
+
+    async def work() -> int:
+        report = await yard.up(wanted, name)
+        trouble = report.trouble
+        parts = {"report": document.of_report(report)}
+        if trouble is None:
+            return command.end(exits.OF_ENDING[report.ending], lambda: console.show_ready(report), **parts)
+        parts["error"] = document.of_trouble(trouble)
+        return command.end(exits.OF_ENDING[report.ending], lambda: console.show_trouble(trouble), **parts)
+
+    _finish(command, work)
+
+
+@app.command()
+def verify(
+    name: Name = DEFAULT,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is ready.")] = False,
+    timeout: Timeout = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Judge a deployment from outside, by the six gates."""
+    from drillyard.faces import console, document, exits
+
+    command, yard = _begin("verify", as_json, is_long=wait)
+
+    async def work() -> int:
+        report = await yard.cluster(name).verify(timeout if wait else None)
+        trouble = report.trouble
+        parts = {"report": document.of_report(report)}
+        if trouble is not None:
+            parts["error"] = document.of_trouble(trouble)
+
+        def show() -> None:
+            console.show_report(report)
+            if trouble is None:
+                console.show_ready(report)
+            else:
+                console.show_trouble(trouble)
+
+        return command.end(exits.OF_ENDING[report.ending], show, **parts)
+
+    _finish(command, work)
+
+
+@app.command()
+def prove(
+    name: NewName = None,
+    pd: Pd = None,
+    tikv: Tikv = None,
+    topology: TopologyFile = None,
+    profile: ProfileName = None,
+    pd_binary: PdBinary = None,
+    tikv_binary: TikvBinary = None,
+    timeout: Timeout = 60.0,
+    as_json: Json = False,
+) -> None:
+    """The whole procedure: a new deployment up, proven, and down with nothing left. One exit code."""
+    from drillyard.faces import console, document, exits
+    from drillyard.faces.api import Wanted
+
+    command, yard = _begin("prove", as_json, is_long=True)
+    wanted = Wanted(pd, tikv, profile, topology, pd_binary, tikv_binary, timeout)
+
+    async def work() -> int:
+        proof = await yard.prove(wanted, name)
+        trouble = proof.report.trouble
+        parts = document.of_proof(proof)
+        if trouble is not None:
+            parts["error"] = document.of_trouble(trouble)
+
+        def show() -> None:
+            console.show_report(proof.report)
+            if trouble is not None:
+                console.show_trouble(trouble)
+            if proof.down is not None:
+                console.show_down(proof.down)
+            console.show_proof(proof)
+
+        return command.end(exits.OF_ENDING[proof.ending], show, **parts)
+
+    _finish(command, work)
+
+
+@app.command()
+def status(name: Name = DEFAULT, as_json: Json = False) -> None:
+    """How the members of a deployment are, by the word of their keeper."""
+    from drillyard.faces import console, document, exits
+
+    command, yard = _begin("status", as_json)
+
+    async def work() -> int:
+        standing = await yard.cluster(name).status()
+
+        def show() -> None:
+            console.show_standings([standing])
+            console.show_members(standing.members)
+
+        return command.end(exits.OK, show, deployment=document.of_standing(standing))
+
+    _finish(command, work)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """Every deployment there is."""
+    from drillyard.faces import console, document, exits
+
+    command, yard = _begin("list", as_json)
+
+    async def work() -> int:
+        standings = await yard.list()
+
+        def show() -> None:
+            console.show_standings(standings)
+
+        return command.end(exits.OK, show, deployments=[document.of_standing(one) for one in standings])
+
+    _finish(command, work)
+
+
+@app.command()
+def logs(
+    member: Annotated[str | None, typer.Argument(help="One member only.", metavar="MEMBER")] = None,
+    name: Name = DEFAULT,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with every new line.")] = False,
+    lines: Annotated[int, typer.Option("--lines", help="How many last lines of each file.", min=0)] = 100,
+    as_json: Json = False,
+) -> None:
+    """The last lines of the members' logs."""
+    import json
+
+    from drillyard.faces import console, document, exits
+    from drillyard.flows.inspect import LogLine
+
+    command, yard = _begin("logs", as_json)
+    cluster = yard.cluster(name)
+
+    def say(line: LogLine) -> None:
+        text = line.text if member is not None else f"{line.member:<8} {line.text}"
+        console.say(json.dumps(document.of_line(line)) if as_json else text)
+
+    async def work() -> int:
+        found = await cluster.logs(member, lines)
+        if follow:
+            for line in found:
+                say(line)
+            async for line in cluster.follow(member):
+                say(line)
+
+        def show() -> None:
+            for line in found:
+                say(line)
+
+        return command.end(exits.OK, show, lines=[document.of_line(line) for line in found])
+
+    _finish(command, work)
+
+
+@app.command()
+def connect(name: Name = DEFAULT, as_json: Json = False) -> None:
+    """Where clients connect: the PD endpoints, separated by commas."""
+    from drillyard.faces import console, document, exits
+
+    command, yard = _begin("connect", as_json)
+
+    async def work() -> int:
+        standing = await yard.cluster(name).status()
+        endpoints = list(standing.pd_endpoints)
+
+        def show() -> None:
+            console.say(",".join(endpoints))
+
+        return command.end(exits.OK, show, pd_endpoints=endpoints, deployment=document.of_standing(standing))
+
+    _finish(command, work)
+
+
+@app.command()
+def down(
+    name: Name = DEFAULT,
+    delete_data: Annotated[bool, typer.Option("--delete-data", help="Delete its data and logs too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Stop a deployment and prove that nothing of it is left. Data stays unless told otherwise."""
+    from drillyard.faces import console, document, exits
+
+    command, yard = _begin("down", as_json)
+
+    async def work() -> int:
+        report = await yard.cluster(name).down(delete_data=delete_data)
+        exit_code = exits.OK if report.is_clean else exits.NOT_CLEAN
+        return command.end(exit_code, lambda: console.show_down(report), down=document.of_down(report))
+
+    _finish(command, work)
+
+
+@app.command()
+def start(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
+    """Start a member that does not run."""
+    _operate("start", member, name, as_json)
+
+
+@app.command()
+def stop(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
+    """Stop a member in good order (SIGTERM)."""
+    _operate("stop", member, name, as_json)
+
+
+@app.command()
+def restart(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
+    """Stop a member and start it again."""
+    _operate("restart", member, name, as_json)
+
+
+@app.command()
+def kill(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
+    """End a member at once (SIGKILL)."""
+    _operate("kill", member, name, as_json)
+
+
+@app.command()
+def pause(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
+    """Freeze a member (SIGSTOP): it keeps its connections and answers nothing."""
+    _operate("pause", member, name, as_json)
+
+
+@app.command()
+def resume(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
+    """Let a paused member go on (SIGCONT)."""
+    _operate("resume", member, name, as_json)
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """The version of drillyard, and which servers its emulator claims to be."""
+    from drillyard import __version__
+    from drillyard.faces import console, exits
+    from drillyard.faces.runner import Command
+
+    command = Command("version", as_json)
+    text = f"drillyard {__version__}, Python {sys.version.split()[0]}"
+    raise typer.Exit(command.end(exits.OK, lambda: console.say(text), version=__version__))
+
+
+def _operate(do: str, member: str, name: str, as_json: bool) -> None:
+    from drillyard.faces import console, document, exits
+    from drillyard.flows.operate import Operation
+
+    command, yard = _begin(do, as_json)
+
+    async def work() -> int:
+        row = await yard.cluster(name).operate(Operation(do), member)
+        return command.end(exits.OK, lambda: console.show_members([row]), member=document.of_member(row))
+
+    _finish(command, work)
+
+
+def _begin(command: str, as_json: bool, *, is_long: bool = False) -> tuple[Command, Yard]:
+    from drillyard.faces.api import Yard
+    from drillyard.faces.runner import Command
+
+    begun = Command(command, as_json, is_long)
+    return begun, Yard(listener=begun.listener)
+
+
+def _finish(command: Command, work: object) -> None:
+    from drillyard.faces.runner import run
+
+    raise typer.Exit(run(command, work))  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """The entry point. Misuse of the command line itself is told here; everything else by the runner."""
+    try:
+        code = app(standalone_mode=False)
+    except _Misused as error:
+        code = _misused(error)
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    sys.exit(code or 0)
+
+
+def _misused(error: Any) -> int:
+    """Tell a command line that cannot be read; a bare command asks for its help, which is no error."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        return 0
+    context = getattr(error, "ctx", None)
+    if "--json" in sys.argv[1:]:
+        import json
+
+        told = {"kind": "bad-input", "text": error.format_message(), "mend": "see --help"}
+        command = (context.info_name or "") if context is not None else ""
+        print(json.dumps({"format": 1, "command": command, "ok": False, "exit_code": 2, "error": told}))
+    else:
+        path = context.command_path if context is not None else "drillyard"
+        print(f"error: {error.format_message()}\n  mend: see {path} --help", file=sys.stderr)
+    return 2

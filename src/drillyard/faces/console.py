@@ -1,0 +1,200 @@
+"""Records as text: plain lines for pipes and logs, a live table on a terminal.
+
+Rules: results go to stdout, errors to stderr. The words about the cluster are those of the records. Rich is imported
+only when a live table is drawn, because it costs an eighth of a second.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from drillyard.flows.inspect import Standing
+from drillyard.flows.report import (
+    DownReport,
+    Entry,
+    GateRow,
+    MemberRow,
+    Picture,
+    ProofReport,
+    Report,
+    Trouble,
+    gate_rows,
+    member_rows,
+)
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+MARKS = {"holds": "open", "violated": "closed", "unknown": "unknown"}
+WAITS = "not asked yet"
+WIDEST_LACK = 150
+
+
+class Lines:
+    """A listener that writes the time line as it grows, one plain line an entry."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self.trouble: Trouble | None = None
+
+    def see(self, picture: Picture) -> None:
+        pass
+
+    def hear(self, entry: Entry) -> None:
+        say(f"{max(0.0, entry.at - self._began):7.3f} s  {entry.text}")
+
+    def cut_short(self, trouble: Trouble) -> None:
+        self.trouble = trouble
+
+    def stop(self) -> None:
+        pass
+
+
+class Quiet(Lines):
+    """A listener that says nothing until the end."""
+
+    def hear(self, entry: Entry) -> None:
+        pass
+
+
+class Table(Lines):
+    """A listener that keeps a live table: a row per member, a line per gate with what it waits for."""
+
+    def __init__(self, began: float) -> None:
+        super().__init__(began)
+        self._live: Live | None = None
+
+    def hear(self, entry: Entry) -> None:
+        pass
+
+    def see(self, picture: Picture) -> None:
+        if self._live is None:
+            from rich.live import Live
+
+            self._live = Live(auto_refresh=False, transient=False)
+            self._live.start()
+        self._live.update(_drawing(picture), refresh=True)
+
+    def stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _drawing(picture: Picture) -> Any:
+    from rich.console import Group
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    colours = {"holds": "green", "violated": "red", "unknown": "yellow", "running": "green", "exited": "red"}
+    lacking = {name: verdict for verdict in reversed(picture.readiness.verdicts) for name in verdict.members}
+    members = RichTable(box=None, padding=(0, 2, 0, 0))
+    for column in ("member", "runs", "state", "pid", "at", "lacks"):
+        members.add_column(column, overflow="ellipsis", no_wrap=True)
+    for row in member_rows(picture.deployment, picture.observation):
+        verdict = lacking.get(row.name)
+        about = next((lack.text for lack in verdict.lacks if row.name in lack.members), "") if verdict else ""
+        state = Text(row.exit_text or row.state, style=colours.get(row.state, "yellow"))
+        members.add_row(row.name, _runs(row), state, str(row.pid or ""), row.addresses["client"], Text(about))
+    gates = RichTable(box=None, padding=(0, 2, 0, 0), show_header=False)
+    gates.add_column(no_wrap=True)
+    gates.add_column(no_wrap=True)
+    gates.add_column(overflow="ellipsis", no_wrap=True)
+    for gate in gate_rows(picture.readiness, {}):
+        gates.add_row(gate.gate, Text(MARKS[gate.status], style=colours[gate.status]), Text(_waits_for(gate)))
+    return Group(members, Text(""), gates, Text(f"{picture.elapsed_s:.1f} s", style="dim"))
+
+
+def say(text: str = "") -> None:
+    """A line of result, on stdout, now."""
+    print(text, flush=True)
+
+
+def complain(text: str) -> None:
+    """A line of error, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show_ready(report: Report) -> None:
+    """The line that says what is proven and where to connect."""
+    where = ",".join(report.pd_endpoints)
+    count = len(report.gates)
+    say(
+        f"{report.deployment} is ready after {report.elapsed_s:.2f} s: {count} of {count} gates are open, "
+        f"proven from outside over {report.proven}; connect to {where}"
+    )
+
+
+def show_report(report: Report) -> None:
+    """Gates and members as plain lines."""
+    for gate in report.gates:
+        say(f"{gate.gate:<11} {MARKS[gate.status]:<8} {_waits_for(gate)}".rstrip())
+    show_members(report.members)
+
+
+def show_members(rows: Iterable[MemberRow]) -> None:
+    for row in rows:
+        state = f"{row.state} ({row.exit_text})" if row.exit_text else row.state
+        pid = f"pid {row.pid}" if row.pid else ""
+        say(f"{row.name:<11} {_runs(row):<20} {state:<10} {pid:<12} {row.addresses['client']}".rstrip())
+
+
+def show_trouble(trouble: Trouble) -> None:
+    """Everything that one needs to go on, on stderr."""
+    complain(f"error: {trouble.text}")
+    for lack in trouble.lacks[1:]:
+        complain(f"  also: {lack}")
+    if trouble.last_reading:
+        complain(f"  last reading: {trouble.last_reading}")
+    if trouble.log_lines:
+        complain(f"  last lines of {trouble.culprit} ({trouble.log_path}):")
+        for line in trouble.log_lines:
+            complain(f"    | {line}")
+    for name, value in (("state", trouble.state), ("evidence", trouble.evidence), ("next", trouble.next_command)):
+        if value:
+            complain(f"  {name}: {value}")
+
+
+def show_down(report: DownReport) -> None:
+    if report.evidence:
+        say(f"evidence of an unasked end: {report.evidence}")
+    what = f"{len(report.stopped)} members stopped"
+    if report.killed:
+        what += f" ({', '.join(report.killed)} by force)"
+    if report.is_clean:
+        proof = f"nothing left of {report.checked_pids} processes and {report.checked_ports} ports"
+        say(f"{report.deployment} is down: {what}; {proof}")
+    else:
+        complain(f"error: {report.deployment} is not down: left are {', '.join(report.left)}")
+    if report.is_data_deleted:
+        say("its data is deleted")
+    if report.kept:
+        say(f"kept: {', '.join(report.kept)}")
+
+
+def show_proof(proof: ProofReport) -> None:
+    for check, holds in proof.checks:
+        say(f"{'proven' if holds else 'NOT PROVEN':<11} {check}")
+
+
+def show_standings(standings: Iterable[Standing]) -> None:
+    for standing in standings:
+        state = f"{standing.running} of {len(standing.members)} members run" if standing.is_up else "down"
+        say(f"{standing.name:<20} {standing.runtime:<8} {state:<24} {','.join(standing.pd_endpoints)}")
+
+
+def _runs(row: MemberRow) -> str:
+    title = "PD" if row.role == "pd" else "TiKV"
+    return f"{row.kind} {title} {row.version}".strip()
+
+
+def _waits_for(gate: GateRow) -> str:
+    """What a gate lacks, short enough for one line."""
+    if gate.status == "holds":
+        return f"after {gate.open_after_s:.2f} s" if gate.open_after_s is not None else ""
+    if all(WAITS in lack for lack in gate.lacks):
+        return "waits for the gates before it"
+    text = gate.text
+    return text if len(text) <= WIDEST_LACK else text[: WIDEST_LACK - 1] + "…"

@@ -1,0 +1,125 @@
+"""Records as one JSON document per command, by the schema in docs/drillyard.schema.json.
+
+Rules: every command's document is the same envelope, with the parts that the command has; a part that it has not is
+absent. Names are those of the records. A cluster id is text, because it has more digits than a JSON number keeps in
+many readers. Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drillyard.flows.inspect import LogLine, Standing
+from drillyard.flows.report import DownReport, Entry, GateRow, MemberRow, ProofReport, Report, Trouble
+
+FORMAT = 1
+
+
+def envelope(command: str, exit_code: int, **parts: Any) -> dict[str, Any]:
+    return {"format": FORMAT, "command": command, "ok": exit_code == 0, "exit_code": exit_code, **parts}
+
+
+def of_report(report: Report) -> dict[str, Any]:
+    return {
+        "deployment": report.deployment,
+        "runtime": report.runtime,
+        "ending": report.ending.value,
+        "is_ready": report.is_ready,
+        "proven": report.proven,
+        "elapsed_s": round(report.elapsed_s, 3),
+        "cluster_id": str(report.cluster_id) if report.cluster_id else "",
+        "pd_leader": report.pd_leader,
+        "pd_endpoints": list(report.pd_endpoints),
+        "gates": [of_gate(row) for row in report.gates],
+        "members": [of_member(row) for row in report.members],
+        "timeline": [of_entry(entry) for entry in report.timeline],
+    }
+
+
+def of_gate(row: GateRow) -> dict[str, Any]:
+    return {
+        "gate": row.gate,
+        "status": row.status,
+        "lacks": list(row.lacks),
+        "members": list(row.members),
+        "open_after_s": None if row.open_after_s is None else round(row.open_after_s, 3),
+    }
+
+
+def of_member(row: MemberRow) -> dict[str, Any]:
+    end = {"code": row.exit_code, "signal": row.exit_signal or None, "asked": row.exit_asked}
+    return {
+        "name": row.name,
+        "role": row.role,
+        "kind": row.kind,
+        "version": row.version,
+        "state": row.state,
+        "pid": row.pid,
+        "exit": None if row.exit_asked is None else end,
+        "addresses": dict(row.addresses),
+        "log_path": str(row.log_path),
+    }
+
+
+def of_entry(entry: Entry) -> dict[str, Any]:
+    return {"at": round(entry.at, 3), "text": entry.text, "member": entry.member, "gate": entry.gate}
+
+
+def of_trouble(trouble: Trouble) -> dict[str, Any]:
+    return {
+        "kind": trouble.ending.value,
+        "text": trouble.text,
+        "gate": trouble.gate,
+        "lacks": list(trouble.lacks),
+        "last_reading": trouble.last_reading,
+        "culprit": trouble.culprit,
+        "log_path": trouble.log_path,
+        "log_lines": list(trouble.log_lines),
+        "evidence": trouble.evidence,
+        "next_command": trouble.next_command,
+        "state": trouble.state,
+    }
+
+
+def of_error(kind: str, text: str, mend: str = "") -> dict[str, Any]:
+    return {"kind": kind, "text": text, "mend": mend}
+
+
+def of_down(report: DownReport) -> dict[str, Any]:
+    return {
+        "deployment": report.deployment,
+        "is_clean": report.is_clean,
+        "stopped": list(report.stopped),
+        "killed": list(report.killed),
+        "checked_pids": report.checked_pids,
+        "checked_ports": report.checked_ports,
+        "left": list(report.left),
+        "is_data_deleted": report.is_data_deleted,
+        "kept": list(report.kept),
+        "evidence": report.evidence,
+    }
+
+
+def of_proof(proof: ProofReport) -> dict[str, Any]:
+    parts: dict[str, Any] = {
+        "report": of_report(proof.report),
+        "checks": [{"check": check, "holds": holds} for check, holds in proof.checks],
+    }
+    if proof.down is not None:
+        parts["down"] = of_down(proof.down)
+    return parts
+
+
+def of_standing(standing: Standing) -> dict[str, Any]:
+    return {
+        "deployment": standing.name,
+        "runtime": standing.runtime,
+        "is_up": standing.is_up,
+        "directory": str(standing.directory),
+        "pd_endpoints": list(standing.pd_endpoints),
+        "members": [of_member(row) for row in standing.members],
+    }
+
+
+def of_line(line: LogLine) -> dict[str, Any]:
+    return {"member": line.member, "text": line.text}

@@ -1,0 +1,116 @@
+"""Runs one command of the command line: its loop, its signals, and what every way to end looks like.
+
+Rules: no traceback reaches the user. A refusal is told with its mend and its exit code; an interruption (Ctrl-C, or the
+SIGTERM of a CI job) cancels the work, waits for its evidence, and says where that is; a fault of ours is told as such,
+with the traceback in a file. With --json stdout holds exactly one document, also when it tells an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drillyard.faces import console, document, exits
+from drillyard.flows.report import Ending
+from drillyard.runtimes.abilities import Misuse, RuntimeRefusal
+from drillyard.topology import TopologyError
+
+
+@dataclass(slots=True)
+class Command:
+    """One command as it was asked for: its name, and how it wants to be told."""
+
+    name: str
+    is_json: bool
+    is_long: bool = False  # it waits, so that progress is worth showing
+    began: float = field(default_factory=time.time)
+    listener: console.Lines = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.is_json or not self.is_long:
+            self.listener = console.Quiet(self.began)
+        elif sys.stdout.isatty():
+            self.listener = console.Table(self.began)
+        else:
+            self.listener = console.Lines(self.began)
+
+    def end(self, exit_code: int, show: Callable[[], None], **parts: Any) -> int:
+        """Tell the result: one document, or what `show` writes."""
+        self.listener.stop()
+        if self.is_json:
+            console.say(json.dumps(document.envelope(self.name, exit_code, **parts)))
+        else:
+            show()
+        return exit_code
+
+    def refuse(self, exit_code: int, kind: str, error: tuple[str, str]) -> int:
+        """Tell an error that has no report: what is wrong, and its mend."""
+        wrong, mend = error
+
+        def show() -> None:
+            console.complain(f"error: {wrong}" + (f"\n  mend: {mend}" if mend else ""))
+
+        return self.end(exit_code, show, error=document.of_error(kind, wrong, mend))
+
+
+def run(command: Command, work: Callable[[], Awaitable[int]]) -> int:
+    """Run the work to its exit code."""
+    stopped_by: list[int] = []
+
+    async def guarded() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def terminate() -> None:
+            stopped_by.append(signal.SIGTERM)
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        return await work()
+
+    try:
+        return asyncio.run(guarded())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return _interrupted(command, exits.TERMINATED if stopped_by else exits.INTERRUPTED)
+    except TopologyError as error:
+        wrong = "; ".join(f"{problem.field}: {problem.wrong}" for problem in error.problems)
+        mend = "; ".join(dict.fromkeys(problem.mend for problem in error.problems))
+        return command.refuse(exits.BAD_INPUT, "bad-input", (wrong, mend))
+    except Misuse as error:
+        return command.refuse(exits.BAD_INPUT, "bad-input", (error.wrong, error.mend))
+    except RuntimeRefusal as error:
+        return command.refuse(exits.COULD_NOT_START, Ending.COULD_NOT_START.value, (error.wrong, error.mend))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush complains once more
+        return exits.FAULT
+    except OSError as error:
+        wrong = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        mend = "see that the directory of DRILLYARD_HOME can be written and has space"
+        return command.refuse(exits.COULD_NOT_START, Ending.COULD_NOT_START.value, (wrong, mend))
+    except Exception as error:
+        return _fault(command, error)
+
+
+def _interrupted(command: Command, exit_code: int) -> int:
+    trouble = command.listener.trouble
+    if trouble is None:
+        return command.refuse(exit_code, Ending.INTERRUPTED.value, ("interrupted", ""))
+    return command.end(exit_code, lambda: console.show_trouble(trouble), error=document.of_trouble(trouble))
+
+
+def _fault(command: Command, error: Exception) -> int:
+    handle, path = tempfile.mkstemp(prefix="drillyard-fault-", suffix=".txt")
+    with os.fdopen(handle, "w") as file:
+        file.write(f"command: {command.name}\n\n{''.join(traceback.format_exception(error))}")
+    wrong = f"this is a fault in drillyard: {type(error).__name__}: {error}"
+    return command.refuse(exits.FAULT, "fault", (wrong, f"please report it with {Path(path)}"))
