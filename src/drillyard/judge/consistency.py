@@ -28,8 +28,8 @@ It does not record histories, knows no clock, and does not judge operations over
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -133,7 +133,7 @@ def check(
         verdict, spent = _check_key(operations, before.get(key), steps_per_key)
         steps += spent
         if verdict is Verdict.NOT_LINEARIZABLE:
-            core = _smallest(operations, before.get(key), steps_per_key)
+            core = _Weakening(before.get(key), steps_per_key).smallest(operations)
             return Judgement(verdict, steps, key, core)
         if verdict is Verdict.UNDECIDED:
             undecided.append(key)
@@ -395,71 +395,79 @@ class _Search:
             self._writers[leaves] += change
 
 
-def _smallest(operations: Sequence[Operation], initial: bytes | None, budget: int) -> tuple[Operation, ...]:
-    """Operations of a history that fails, as few and as weak as still fail.
+_Pair = tuple[Operation, Operation | None]  # as the history has it, and what is left of it
 
-    Forgetting a read and forgetting when a write returned both only make a history easier, so what still fails after
-    that is at fault. First the shortest part in time, then ever smaller pieces of it are weakened.
+
+class _Weakening:
+    """Finds operations of a history that fails, as few and as weak as still fail.
+
+    Forgetting what an operation observed, and then when a write returned, only makes a history easier, so what still
+    fails after that is at fault. An easier history can be harder to refute: an attempt may spend little, and all of
+    them together one budget.
     """
 
-    def fails(candidates: Sequence[Operation]) -> bool:
-        return _check_key(candidates, initial, budget)[0] is Verdict.NOT_LINEARIZABLE
+    def __init__(self, initial: bytes | None, budget: int) -> None:
+        self._initial = initial
+        self._left = budget
 
-    operations = [op for op in operations if op.outcome is not Outcome.FAILED]
-    ends = sorted(op.returned for op in operations if op.outcome is Outcome.OK)
-    low, high = 0, len(ends) - 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fails(_until(operations, ends[middle])) else (middle + 1, high)
-    core = _until(operations, ends[low])
-    for observers_only in (True, False):
-        kept = [op for op in core if _only_observes(op) is not observers_only]
-        tried = [op for op in core if _only_observes(op) is observers_only]
-        size = len(tried)
+    def smallest(self, operations: Sequence[Operation]) -> tuple[Operation, ...]:
+        """First the shortest part in time, then ever smaller pieces of it are weakened."""
+        ends = sorted(op.returned for op in operations if op.outcome is Outcome.OK)
+        low, high = 0, len(ends) - 1
+        while low < high:
+            middle = (low + high) // 2
+            failed = self._fails(_until(operations, ends[middle]))
+            low, high = (low, middle) if failed else (middle + 1, high)
+        core = _until(operations, ends[low])
+        core = self._weakened(core, _blind)
+        core = self._weakened(core, _endless)
+        return tuple(seen for seen, _ in core)
+
+    def _fails(self, core: Iterable[_Pair]) -> bool:
+        operations = [now for _, now in core if now is not None]
+        verdict, spent = _check_key(operations, self._initial, min(self._left, 20 * len(operations) + 1000))
+        self._left = max(0, self._left - spent)
+        return verdict is Verdict.NOT_LINEARIZABLE
+
+    def _weakened(self, core: list[_Pair], weaken: Callable[[Operation], Operation | None]) -> list[_Pair]:
+        size = len(core)
         while size:
             start = 0
-            while start < len(tried):
-                before, weaker, after = tried[:start], _weakened(tried[start : start + size]), tried[start + size :]
-                if weaker != tried[start : start + size] and fails([*kept, *before, *weaker, *after]):
-                    tried = [*before, *weaker, *after]
-                    start += len(weaker)
-                else:
-                    start += size
-            size //= 2
-        core = [act.operation for act in _relevant([*kept, *tried])]
-    return _as_seen(core, operations)
+            while start < len(core):
+                piece = core[start : start + size]
+                weaker = [(seen, weaken(now)) for seen, now in piece if now is not None]
+                if weaker != piece and self._fails([*core[:start], *weaker, *core[start + size :]]):
+                    core[start : start + size] = weaker
+                start += size
+            core = _that_matter(core)
+            size = min(size, len(core)) // 2 if size > 1 else 0
+        return core
 
 
-def _only_observes(operation: Operation) -> bool:
-    refused = operation.kind is Kind.SWAP and operation.outcome is Outcome.OK and not operation.swapped
-    return operation.kind is Kind.GET or refused
+def _blind(operation: Operation) -> Operation | None:
+    """The operation without what it observed: a swap that was done is at least a put, the rest says nothing."""
+    if operation.kind is Kind.GET:
+        return None
+    if operation.kind is not Kind.SWAP:
+        return operation
+    if operation.outcome is Outcome.OK and not operation.swapped:
+        return None
+    return replace(operation, kind=Kind.PUT, expected=None, swapped=False, previous=None)
 
 
-def _until(operations: Iterable[Operation], time: float) -> list[Operation]:
+def _endless(operation: Operation) -> Operation | None:
+    """A write without its return."""
+    act = _act(operation)
+    return operation if act is None or act.leaves is None else replace(operation, outcome=Outcome.UNKNOWN)
+
+
+def _until(operations: Iterable[Operation], time: float) -> list[_Pair]:
     """The history as it stood at that time: what had not returned has an unknown outcome."""
-    kept: list[Operation] = []
-    for operation in sorted(operations, key=lambda op: op.called):
-        if operation.called <= time:
-            kept += [operation] if operation.returned <= time else _weakened([operation])
-    return kept
+    known = [op for op in operations if op.called <= time and op.outcome is not Outcome.FAILED]
+    pairs = [(op, op if op.returned <= time else replace(op, outcome=Outcome.UNKNOWN)) for op in known]
+    return _that_matter(pairs)
 
 
-def _weakened(operations: Iterable[Operation]) -> list[Operation]:
-    """Observations forgotten, writes no longer certain."""
-    return [replace(op, outcome=Outcome.UNKNOWN) for op in operations if not _only_observes(op)]
-
-
-def _as_seen(core: Iterable[Operation], operations: Iterable[Operation]) -> tuple[Operation, ...]:
-    """The operations of the core as the history has them: those kept whole, and what the weakened ones were."""
-    wanted = Counter(core)
-    whole: list[Operation] = []
-    others: list[Operation] = []
-    for operation in operations:
-        (whole if wanted[operation] else others).append(operation)
-        wanted[operation] -= wanted[operation] > 0
-    for operation in others:
-        weak = replace(operation, outcome=Outcome.UNKNOWN)
-        if wanted[weak]:
-            wanted[weak] -= 1
-            whole.append(operation)
-    return tuple(sorted(whole, key=lambda op: op.called))
+def _that_matter(core: Iterable[_Pair]) -> list[_Pair]:
+    kept = {id(act.operation) for act in _relevant(now for _, now in core if now is not None)}
+    return sorted((pair for pair in core if id(pair[1]) in kept), key=lambda pair: pair[0].called)
