@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import STAND_INS, has_served, run, until, up
+from standins import STAND_INS, has_served, run, until, up
 
 from drillyard.runtimes import journal
 from drillyard.runtimes.abilities import Deployment, EventKind, NoSuchDeployment, NoSuchMember, WrongState

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import STAND_INS, run, up
+from standins import STAND_INS, run, up
 
 from drillyard.runtimes import keeper_link, plans, ports
 from drillyard.runtimes.abilities import ExecutableUnusable, Misuse, PlanDiffers, PlanUnreadable, PortTaken

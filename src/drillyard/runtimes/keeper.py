@@ -21,11 +21,11 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drillyard.runtimes import journal
 from drillyard.runtimes.processes import Guard, identity, spawn
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -1,0 +1,186 @@
+"""The contract: what every runtime owes for every mix of members, as scenarios that any tier can run on its subject.
+
+A scenario is given a Subject and judges only from outside: by what the runtime answers, by sockets that accept or
+refuse, and by pids. It knows neither stand-ins nor emulators nor real servers. A tier makes its subjects and runs
+`pytest.mark.parametrize("scenario", SCENARIOS)` over them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from drillyard.runtimes.abilities import DeployedMember, Deployment, EventKind, MemberEvent
+from drillyard.runtimes.local import LocalRuntime
+from drillyard.runtimes.plans import Executables
+from drillyard.runtimes.processes import identity
+from drillyard.topology import PURPOSES, Role, Topology
+
+SERVING_S = 60.0  # what the slowest real server may take on a busy machine
+NAME = "contract"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A runtime and the members to run on it."""
+
+    runtime: LocalRuntime
+    executables: Executables
+    topology: Topology
+
+    async def start(self) -> Deployment:
+        """The deployment, once every address of every member accepts connections."""
+        plan = await self.runtime.plan(self.topology, NAME, self.executables)
+        deployment = await self.runtime.start(plan)
+        await until(lambda: all(accepts_everywhere(m) for m in deployment.members))
+        return deployment
+
+    async def look(self, member: str) -> DeployedMember:
+        return (await self.runtime.deployment(NAME)).member(member)
+
+    async def stop(self) -> None:
+        if NAME in self.runtime.names():
+            await self.runtime.stop(NAME, delete_data=True)
+
+
+def settled(topology: Topology) -> Topology:
+    """The topology on ports that are free now."""
+    keys = [(member.name, purpose) for member in topology.members for purpose in PURPOSES[member.role]]
+    probes = [socket.socket() for _ in keys]
+    for probe in probes:  # all at once, so that none is given twice
+        probe.bind(("127.0.0.1", 0))
+    ports = {key: probe.getsockname()[1] for key, probe in zip(keys, probes, strict=True)}
+    for probe in probes:
+        probe.close()
+    return topology.settle(ports)
+
+
+def accepts(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def accepts_everywhere(member: DeployedMember) -> bool:
+    return all(accepts(address) for address in member.addresses.values())
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SERVING_S
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        await asyncio.sleep(0.02)
+
+
+async def first_exit(events: AsyncIterator[MemberEvent]) -> MemberEvent:
+    async for event in events:
+        if event.kind is EventKind.EXITED:  # pushed, or told at the beginning when the watch came late
+            return event
+    raise AssertionError("the watch ended before any member's exit was told")
+
+
+async def start_runs_every_member(subject: Subject) -> None:
+    deployment = await subject.start()
+    assert [m.name for m in deployment.members] == [m.name for m in subject.topology.members]
+    for member in deployment.members:
+        found = await subject.look(member.name)
+        assert (found.running, found.paused, found.exit, found.starts) == (True, False, None, 1)
+        assert identity(found.pid or 0) is not None
+        assert found.out_path.exists()
+
+
+async def a_killed_member_is_recorded_and_comes_back(subject: Subject) -> None:
+    deployment = await subject.start()
+    for role in Role:
+        member = deployment.of_role(role)[-1]
+        how = await subject.runtime.kill_member(NAME, member.name)
+        assert (how.code, how.signal, how.asked) == (None, signal.SIGKILL, True)
+        found = await subject.look(member.name)
+        assert (found.running, found.pid, found.exit) == (False, None, how)
+        assert not any(accepts(address) for address in member.addresses.values())
+        await subject.runtime.start_member(NAME, member.name)
+        await until(lambda member=member: accepts_everywhere(member))  # type: ignore[misc]
+        again = await subject.look(member.name)
+        assert (again.running, again.starts, again.addresses) == (True, 2, member.addresses)
+        assert again.pid != member.pid
+    others = [m for role in Role for m in deployment.of_role(role)[:-1]]
+    assert [(await subject.look(m.name)).pid for m in others] == [m.pid for m in others]
+
+
+async def an_exit_that_nobody_asked_for_is_pushed(subject: Subject) -> None:
+    deployment = await subject.start()
+    victim = deployment.of_role(Role.TIKV)[0]
+    waiting = asyncio.create_task(first_exit(subject.runtime.watch(NAME)))
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGKILL)
+    event = await waiting
+    assert event.exit is not None
+    assert (event.member, event.exit.signal, event.exit.asked) == (victim.name, signal.SIGKILL, False)
+
+
+async def a_paused_member_goes_on_where_it_was(subject: Subject) -> None:
+    deployment = await subject.start()
+    member = deployment.of_role(Role.PD)[-1]
+    await subject.runtime.pause_member(NAME, member.name)
+    assert (await subject.look(member.name)).paused
+    await subject.runtime.resume_member(NAME, member.name)
+    found = await subject.look(member.name)
+    assert (found.paused, found.running, found.pid) == (False, True, member.pid)
+
+
+async def a_stopped_member_ends_by_itself(subject: Subject) -> None:
+    deployment = await subject.start()
+    member = deployment.of_role(Role.TIKV)[-1]
+    how = await subject.runtime.stop_member(NAME, member.name)
+    assert (how.code, how.signal, how.asked) == (0, None, True)
+    await subject.runtime.restart_member(NAME, member.name)
+    await until(lambda: accepts_everywhere(member))
+    await subject.runtime.restart_member(NAME, member.name)
+    await until(lambda: accepts_everywhere(member))
+    assert (await subject.look(member.name)).starts == 3
+
+
+async def a_stop_proves_that_nothing_is_left_and_data_stays(subject: Subject) -> None:
+    deployment = await subject.start()
+    report = await subject.runtime.stop(NAME)
+    assert report.is_clean
+    assert report.killed == ()  # each ended by itself when asked
+    assert set(report.stopped) == {m.name for m in deployment.members}
+    assert len(report.checked_pids) == len(deployment.members) + 1
+    assert not any(identity(pid) for pid in report.checked_pids)
+    assert not any(accepts(address) for m in deployment.members for address in m.addresses.values())
+    assert all(any(m.data_dir.iterdir()) for m in deployment.members)
+    again = await subject.start()
+    assert [m.addresses for m in again.members] == [m.addresses for m in deployment.members]
+    report = await subject.runtime.stop(NAME, delete_data=True)
+    assert (report.is_clean, report.data_deleted) == (True, True)
+    assert not deployment.directory.exists()
+
+
+SCENARIOS: tuple[Callable[[Subject], Coroutine[Any, Any, None]], ...] = (
+    start_runs_every_member,
+    a_killed_member_is_recorded_and_comes_back,
+    an_exit_that_nobody_asked_for_is_pushed,
+    a_paused_member_goes_on_where_it_was,
+    a_stopped_member_ends_by_itself,
+    a_stop_proves_that_nothing_is_left_and_data_stays,
+)
+
+
+def run(scenario: Callable[[Subject], Coroutine[Any, Any, None]], subject: Subject) -> None:
+    """Run one scenario, and take the deployment down whatever came of it."""
+
+    async def both() -> None:
+        try:
+            await scenario(subject)
+        finally:
+            await subject.stop()
+
+    asyncio.run(both())
