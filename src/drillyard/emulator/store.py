@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from drillyard.emulator.raft import Raft
-from drillyard.emulator.raft.types import MessageKind, Restored
+from drillyard.emulator.raft.types import ChangeKind, MessageKind, Restored
 from drillyard.emulator.store_commands import CompareAndSwap, State, Write
 from drillyard.emulator.store_errors import (
     EpochNotMatch,
@@ -65,10 +65,18 @@ class RestoredReplica:
 class ChangePeers:
     changes: tuple[PeerChange, ...]
 
+    def __str__(self) -> str:
+        words = {ChangeKind.ADD_VOTER: "add voter", ChangeKind.ADD_LEARNER: "add learner", ChangeKind.REMOVE: "remove"}
+        named = [f"{words[change.kind]} {change.peer.id} on store {change.peer.store_id}" for change in self.changes]
+        return ", ".join(named) or "leave the joint state"
+
 
 @dataclass(frozen=True, slots=True)
 class TransferLeader:
     to: Peer
+
+    def __str__(self) -> str:
+        return f"transfer leadership to {self.to.id} on store {self.to.store_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,9 @@ class Unsupported:
     """A step that this store knows of and does not carry out."""
 
     name: str
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +138,7 @@ class Store:
         peer = found.region.peer(found.peer_id) or Peer(found.peer_id, self.id)
         raft = Raft(found.peer_id, found.raft, self.settings.raft, self._chance)
         replica = Replica(found.region, peer, raft, self.settings)
+        replica.growth.is_unknown = found.region.is_initialized
         self.replicas[found.region.id] = replica
         if [voter.id for voter in found.region.peers] == [found.peer_id]:
             raft.campaign()  # nobody else can have led meanwhile
@@ -154,7 +166,8 @@ class Store:
             return ()
         replica = self.replicas.get(envelope.region_id)
         if replica is not None and envelope.to.id > replica.me.id:
-            self._destroy(replica)
+            if not replica.is_installing:
+                self._destroy(replica)
             return ()  # the sender will say it again when the old replica is gone
         if replica is None:
             if envelope.message.kind not in FOUNDING_KINDS:
@@ -295,11 +308,16 @@ class Store:
         replica = self.replicas.get(region_id)
         return None if replica is None or replica.is_destroyed else replica.report()
 
+    def unmeasured(self) -> list[Region]:
+        """Regions whose size is no longer known well enough."""
+        return [replica.region for replica in self.replicas.values() if replica.growth.is_stale and replica.is_leader]
+
     def measured(self, region_id: int, size: int, keys: int) -> None:
         """The shell has counted what the region holds."""
         replica = self.replicas.get(region_id)
         if replica is not None:
-            replica.growth.size, replica.growth.keys, replica.growth.is_unknown = size, keys, False
+            growth = replica.growth
+            growth.size, growth.keys, growth.drift, growth.is_unknown = size, keys, 0, False
 
     # ---- output ----
 

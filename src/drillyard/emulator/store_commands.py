@@ -28,6 +28,8 @@ PUT = drillpb.Mutation.Kind.PUT
 DELETE = drillpb.Mutation.Kind.DELETE
 DELETE_RANGE = drillpb.Mutation.Kind.DELETE_RANGE
 
+MEASURE_BYTES = 1 << 20
+
 
 class State(Protocol):
     """The user's keys and values of all regions of one store. What was written is read back at once."""
@@ -92,12 +94,19 @@ class Growth:
     written_keys: int = 0
     size: int = 0
     keys: int = 0
+    drift: int = 0  # bytes written since the size was measured
     is_unknown: bool = False  # a range was deleted
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the size should be measured: an overwritten key counts twice until then."""
+        return self.is_unknown or self.drift > max(MEASURE_BYTES, self.size // 2)
 
     def count(self, key: bytes, value: bytes | None) -> None:
         weight = len(key) + len(value or b"")
         self.written_bytes += weight
         self.written_keys += 1
+        self.drift += weight
         self.size += weight if value is not None else -weight
         self.keys += 1 if value is not None else -1
 

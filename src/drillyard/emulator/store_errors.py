@@ -63,12 +63,6 @@ class ServerIsBusy:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadIndexNotReady:
-    region_id: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class RaftEntryTooLarge:
     region_id: int
     size: int
@@ -90,7 +84,6 @@ RegionError = (
     | StoreNotMatch
     | MismatchPeerId
     | ServerIsBusy
-    | ReadIndexNotReady
     | RaftEntryTooLarge
     | DiskFull
 )

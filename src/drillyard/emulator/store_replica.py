@@ -48,7 +48,6 @@ from drillyard.emulator.store_errors import (
     KeyNotInRegion,
     NotLeader,
     RaftEntryTooLarge,
-    ReadIndexNotReady,
     RegionError,
     RegionNotFound,
     ServerIsBusy,
@@ -274,8 +273,7 @@ class Replica:
             return f"peer {to.id} may not lead"
         if target.id == self.me.id:
             return "it leads already"
-        progress = self.raft.progress().get(target.id)
-        if progress is None or not progress.recent_active or progress.match < self.raft.first_index - 1:
+        if target.id not in self._recent():
             return f"peer {to.id} is not recent enough to lead"
         try:
             self.raft.transfer_leader(target.id)
@@ -285,15 +283,20 @@ class Replica:
 
     def _would_work(self, configuration: Configuration) -> bool:
         """Whether the log could still be committed at once under the new configuration."""
+        recent = self._recent()
+        halves = [configuration.voters, configuration.outgoing]
+        return all(len(half & recent) * 2 > len(half) for half in halves if half)
+
+    def _recent(self) -> set[int]:
+        """Peers that were heard within an election timeout and do not wait for a snapshot; this one included."""
+        oldest = self._ticks - self.settings.raft.election_ticks
         truncated = self.raft.first_index - 1
         recent = {
             peer_id
             for peer_id, progress in self.raft.progress().items()
-            if peer_id == self.me.id or (progress.recent_active and progress.match >= truncated)
+            if progress.match >= truncated and self._heard.get(peer_id, oldest - 1) >= oldest
         }
-        recent.add(self.me.id)
-        halves = [configuration.voters, configuration.outgoing]
-        return all(len(half & recent) * 2 > len(half) for half in halves if half)
+        return recent | {self.me.id}
 
     # ---- time and messages ----
 
@@ -432,13 +435,10 @@ class Replica:
         try:
             self.raft.read_index(context)
         except RaftNotLeader:
-            error: RegionError = NotLeader(self.region.id, self.leader)
-        except ProposalDropped:
-            error = ReadIndexNotReady(self.region.id, "the leader has not committed an entry in its term yet")
+            error = NotLeader(self.region.id, self.leader)
+            box.answers += [(read.ticket, error) for read in reads]
         else:
             self._asked[context] = reads
-            return
-        box.answers += [(read.ticket, error) for read in reads]
 
     def _settle_reads(self, ready: Ready, box: Outbox) -> None:
         for context in ready.aborted_reads:

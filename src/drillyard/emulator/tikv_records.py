@@ -1,8 +1,9 @@
 """What a store keeps on disk besides its Raft logs, and the store's values as messages of the wire.
 
-The keys of the storage: `2i` the store's identity, `2r` + region id a replica's record, `2a` + region id the index
-applied, `2s` + region id + number the parts of a snapshot that is arriving, `z` + key the users' pairs. Keys that
-begin with 0x01 are the Raft logs'. Everything here translates; nothing decides.
+The keys of the storage: `2i` the store's identity, `2f` the first region until PD has taken it, `2r` + region id a
+replica's record, `2a` + region id the index applied, `2s` + region id + number the parts of a snapshot that is
+arriving, `z` + key the users' pairs. Keys that begin with 0x01 are the Raft logs'. Everything here translates; nothing
+decides.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from drillyard.emulator.store_errors import (
     MismatchPeerId,
     NotLeader,
     RaftEntryTooLarge,
-    ReadIndexNotReady,
     RegionError,
     RegionNotFound,
     RegionNotInitialized,
@@ -29,6 +29,7 @@ from drillyard.emulator.store_replica import Envelope
 from drillyard.wire import drillpb, errorpb, metapb
 
 IDENTITY_KEY = b"2i"
+FOUNDED_KEY = b"2f"
 REPLICA_PREFIX = b"2r"
 APPLIED_PREFIX = b"2a"
 ARRIVING_PREFIX = b"2s"
@@ -166,11 +167,6 @@ def _pack_other(error: RegionError) -> errorpb.Error:
         case ServerIsBusy(reason, backoff_ms):
             return errorpb.Error(
                 message="server is busy", server_is_busy=errorpb.ServerIsBusy(reason=reason, backoff_ms=backoff_ms)
-            )
-        case ReadIndexNotReady(region_id, reason):
-            return errorpb.Error(
-                message=f"read index not ready, region {region_id}: {reason}",
-                read_index_not_ready=errorpb.ReadIndexNotReady(reason=reason, region_id=region_id),
             )
         case RaftEntryTooLarge(region_id, size):
             return errorpb.Error(

@@ -1,0 +1,448 @@
+"""Carries out what the pure store asks for: disk, peers, snapshots and answers.
+
+Rules:
+- One turn takes each region's `ready`, writes its log, its record and the users' pairs in one batch, sends what may go
+  at once, and answers tickets. What promises something to a peer goes out when the storage says that it is durable.
+- The writes of a turn are visible to reads when the ticket is answered; a ticket reads at once or takes a view.
+- Nothing here takes longer than a few milliseconds at a time: a long tail of entries is applied over several turns of
+  the loop, snapshots are made and installed in parts.
+- A failure of the storage, or a broken promise of the group, ends the member; nothing goes on after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import cast
+
+from drillyard.emulator import raft_codec
+from drillyard.emulator.logs import Log
+from drillyard.emulator.peers import Transport
+from drillyard.emulator.raft.types import HardState, ProtocolBroken, Ready, Restored, SnapshotMeta
+from drillyard.emulator.storage import Batch, RaftLog, Storage, StorageFailed, View
+from drillyard.emulator.store import FIRST_INDEX, FIRST_TERM, RestoredReplica, Step, Store, StoreReady
+from drillyard.emulator.store_commands import CompareAndSwap, Write
+from drillyard.emulator.store_errors import DiskFull, RegionError
+from drillyard.emulator.store_region import Region, configuration_of
+from drillyard.emulator.store_replica import Answer, Context, Envelope, Outcome, RegionReady, Settings
+from drillyard.emulator.tikv_records import (
+    ARRIVING_PREFIX,
+    FOUNDED_KEY,
+    INSTALLING,
+    NORMAL,
+    REPLICA_PREFIX,
+    TOMBSTONE,
+    applied_key,
+    arriving_range,
+    data_range,
+    pack_envelope,
+    pack_region,
+    replica_key,
+    unpack_envelope,
+    unpack_region,
+)
+from drillyard.emulator.tikv_snapshots import Snapshots, move_into_place, parts_of
+from drillyard.wire import drillpb, metapb
+from drillyard.wire.rpc import RpcError, Status
+
+Ticket = Callable[[Outcome], None]
+
+MEASURE_S = 5.0
+MEASURE_SLICE = 1000
+APPEND_FLOOR_BYTES = 16 << 20  # with less free space a follower takes no more entries, so as not to break its storage
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    cluster_id: int
+    store_id: int
+
+
+class _Pairs:
+    """The users' pairs as the pure store sees them: the storage, under the writes of the batch that is being made."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._fresh: dict[bytes, bytes | None] = {}
+        self._deleted: list[tuple[bytes, bytes]] = []
+        self._batch = Batch()
+
+    def get(self, key: bytes) -> bytes | None:
+        place = b"z" + key
+        if place in self._fresh:
+            return self._fresh[place]
+        if any(start <= place < end for start, end in self._deleted):
+            return None
+        return self._storage.get(place)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        place = b"z" + key
+        self._batch.put(place, value)
+        self._fresh[place] = value
+
+    def delete(self, key: bytes) -> None:
+        place = b"z" + key
+        self._batch.delete(place)
+        self._fresh[place] = None
+
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        low, high = data_range(start, end)
+        self._batch.delete_range(low, high)
+        self._deleted.append((low, high))
+        for place in [place for place in self._fresh if low <= place < high]:
+            self._fresh[place] = None
+
+    def take(self) -> Batch:
+        """The writes so far; the next ones go into a new batch, on top of a storage that holds these."""
+        batch, self._batch = self._batch, Batch()
+        self._fresh.clear()
+        self._deleted.clear()
+        return batch
+
+
+class Engine:
+    def __init__(
+        self, identity: Identity, storage: Storage, transport: Transport, settings: Settings, log: Log
+    ) -> None:
+        self.identity = identity
+        self.storage = storage
+        self.on_reports_due: Callable[[set[int]], None] = lambda due: None
+        self.on_broken: Callable[[Exception], None] = lambda error: None
+        self._log = log
+        self._transport = transport
+        self._settings = settings
+        self._pairs = _Pairs(storage)
+        self._logs: dict[int, RaftLog] = {}
+        self._is_woken = False
+        self._is_stopped = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._installing: dict[int, asyncio.Task[None]] = {}
+        self._sending = 0
+        self._loop = asyncio.get_running_loop()
+        self._snapshots = Snapshots(storage)
+        self.store: Store
+
+    # ---- start ----
+
+    async def load(self, chance: Callable[[int], int]) -> None:
+        """Takes up everything that is on disk."""
+        tombstones: dict[int, int] = {}
+        living: list[tuple[Region, int]] = []
+        for _, packed in self.storage.scan(REPLICA_PREFIX, _after(REPLICA_PREFIX), 1 << 30):
+            record = drillpb.ReplicaRecord.FromString(packed)
+            region = unpack_region(record.region)
+            if record.state == TOMBSTONE:
+                tombstones[region.id] = record.peer_id
+                continue
+            if record.state == INSTALLING:
+                await self._install(region, record.peer_id)
+            living.append((region, record.peer_id))
+        leftover = Batch()
+        leftover.delete_range(ARRIVING_PREFIX, _after(ARRIVING_PREFIX))
+        self.storage.write(leftover)
+        self.store = Store(self.identity.store_id, self._settings, chance, tombstones)
+        for region, peer_id in living:
+            loaded = self._raft_log(region.id).load()
+            restored = Restored(
+                configuration_of(region),
+                loaded.hard_state,
+                loaded.snapshot_index,
+                loaded.snapshot_term,
+                loaded.entries,
+                self._applied(region.id),
+            )
+            self.store.restore(RestoredReplica(region, peer_id, restored))
+        self.wake()
+
+    async def found(self, region: Region) -> None:
+        """Writes the first region down, durably, before PD is told of it."""
+        batch = Batch()
+        start = SnapshotMeta(FIRST_INDEX, FIRST_TERM, configuration_of(region))
+        state = HardState(FIRST_TERM, 0, FIRST_INDEX)
+        self._raft_log(region.id).stage(batch, Ready(0, hard_state=state, snapshot=start))
+        self._put_record(batch, region, region.peers[0].id, NORMAL)
+        self._put_applied(batch, region.id, FIRST_INDEX)
+        batch.put(FOUNDED_KEY, pack_region(region).SerializeToString())
+        self.storage.write(batch)
+        await self.storage.durable()
+
+    def founded(self) -> Region | None:
+        """The first region that was written down and of which it is not yet known whether PD took it."""
+        packed = self.storage.get(FOUNDED_KEY)
+        return unpack_region(metapb.Region.FromString(packed)) if packed is not None else None
+
+    async def settle(self, region: Region, taken: bool) -> None:
+        """PD has taken the founded region, or has another one: then ours is dropped. It was never served."""
+        batch = Batch()
+        batch.delete(FOUNDED_KEY)
+        if not taken:
+            self._raft_log(region.id).destroy(batch)
+            del self._logs[region.id]
+            batch.delete(replica_key(region.id))
+            batch.delete(applied_key(region.id))
+        self.storage.write(batch)
+        await self.storage.durable()
+
+    def _applied(self, region_id: int) -> int:
+        packed = self.storage.get(applied_key(region_id))
+        return drillpb.AppliedRecord.FromString(packed).index if packed is not None else 0
+
+    # ---- requests and steps ----
+
+    def write(self, ticket: Ticket, context: Context, command: Write | CompareAndSwap) -> RegionError | None:
+        """None: the ticket is called later. An error: nothing was proposed."""
+        if self.storage.is_almost_full():
+            return DiskFull(self.identity.store_id, f"{self.storage.available >> 20} MiB are left on the disk")
+        error = self.store.write(ticket, context, command)
+        self.wake()
+        return error
+
+    def read(self, ticket: Ticket, context: Context) -> RegionError | None:
+        error = self.store.read(ticket, context)
+        self.wake()
+        return error
+
+    def obey(self, step: Step) -> str:
+        reason = self.store.obey(step)
+        self.wake()
+        return reason
+
+    def snapshot_counts(self) -> tuple[int, int, int]:
+        """Being sent, received and installed."""
+        return self._sending, self._snapshots.count, len(self._installing)
+
+    # ---- running ----
+
+    async def tick_forever(self) -> None:
+        """A member that was paused goes on where it was: missed ticks are not made up for."""
+        period_s = self._settings.tick_ms / 1000
+        due = self._loop.time() + period_s
+        while True:
+            await asyncio.sleep(max(0.0, due - self._loop.time()))
+            due = max(due + period_s, self._loop.time())
+            self._guard(self.store.tick)
+
+    async def measure_forever(self) -> None:
+        """Counts what the led regions hold, now and then, in slices."""
+        while True:
+            await asyncio.sleep(MEASURE_S)
+            for region in self.store.unmeasured():
+                await self._measure(region)
+
+    async def _measure(self, region: Region) -> None:
+        view = self.storage.view()
+        size = keys = 0
+        try:
+            for place, value in view.walk(*data_range(region.start, region.end)):
+                size += len(place) - 1 + len(value)
+                keys += 1
+                if keys % MEASURE_SLICE == 0:
+                    await asyncio.sleep(0)
+        finally:
+            view.close()
+        self.store.measured(region.id, size, keys)
+
+    def wake(self) -> None:
+        """Some replica has something to do; it is done in the loop's next turn, together with what else comes up."""
+        if not self._is_woken and not self._is_stopped:
+            self._is_woken = True
+            self._loop.call_soon(self._turn)
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        for task in self._tasks:
+            task.cancel()
+
+    def deliver(self, packed: drillpb.Envelope) -> None:
+        """A message from another store."""
+        try:
+            envelope = unpack_envelope(packed)
+        except raft_codec.MalformedRecord as error:
+            self._log.warn("malformed message from a peer is ignored", err=error)
+            return
+        if envelope.message is not None and envelope.message.entries and self.storage.available < APPEND_FLOOR_BYTES:
+            return
+        self._guard(lambda: self._step(envelope))
+
+    async def receive_snapshot(self, packed: drillpb.Envelope, chunks: AsyncIterator[bytes]) -> None:
+        """A snapshot from another store; returns when the replica has taken it up or refused it."""
+        region_id = packed.region_id
+        if region_id in self._installing:
+            raise RpcError(Status.ABORTED, f"a snapshot of region {region_id} is being installed")
+        region = await self._snapshots.receive(region_id, chunks)
+        self._guard(lambda: self._step(unpack_envelope(packed, region)))
+        self._turn()
+        if region_id not in self._installing:
+            self._snapshots.drop(region_id)  # the replica had no use for it
+
+    def unreachable(self, store_id: int) -> None:
+        self._guard(lambda: self.store.report_unreachable(store_id))
+
+    def _step(self, envelope: Envelope) -> None:
+        for answer in self.store.step(envelope):
+            self._transport.send(answer.to.store_id, pack_envelope(answer, self.identity.cluster_id))
+
+    def _guard(self, call: Callable[[], object]) -> None:
+        """Runs one call into the store; what it cannot survive ends the member."""
+        if self._is_stopped:
+            return
+        try:
+            call()
+        except (ProtocolBroken, StorageFailed, AssertionError, ValueError) as error:
+            self._break(error)
+            return
+        self.wake()
+
+    def _break(self, error: Exception) -> None:
+        self.stop()
+        self.on_broken(error)
+
+    # ---- one turn ----
+
+    def _turn(self) -> None:
+        self._is_woken = False
+        if self._is_stopped:
+            return
+        try:
+            for said in self.store.ready(self._pairs):
+                self._carry_out(said)
+        except (ProtocolBroken, StorageFailed, AssertionError, ValueError) as error:
+            self._break(error)
+            return
+        due = self.store.reports_due()
+        if due:
+            self.on_reports_due(due)
+        if self.store.has_ready:
+            self.wake()
+
+    def _carry_out(self, said: StoreReady) -> None:
+        work = said.work
+        self._write(work)
+        for envelope in work.messages:
+            self._send(envelope)
+        for envelope in work.snapshots:
+            self._keep(self._send_snapshot(envelope, self.storage.view()))
+        if work.install:
+            self._begin_install(work)
+        elif work.ready is not None:
+            self.storage.when_durable(lambda: self._persisted(work))
+        for note in said.notes:
+            self._log.info(note)
+        self._answer(said.answers)
+
+    def _write(self, work: RegionReady) -> None:
+        """One batch: all of it, or nothing, survives a power cut."""
+        batch = self._pairs.take()
+        region_id = work.region.id
+        if work.destroyed:
+            self._erase(batch, work)
+        else:
+            log = self._raft_log(region_id)
+            if work.ready is not None:
+                log.stage(batch, work.ready)
+            if work.compact_to:
+                log.compact(batch, work.compact_to)
+            if work.has_record:
+                self._put_record(batch, work.region, work.peer_id, INSTALLING if work.install else NORMAL)
+            if work.applied:
+                self._put_applied(batch, region_id, work.applied)
+        if len(batch):
+            self.storage.write(batch)
+
+    def _erase(self, batch: Batch, work: RegionReady) -> None:
+        region = work.region
+        self._raft_log(region.id).destroy(batch)
+        del self._logs[region.id]
+        if region.is_initialized:
+            batch.delete_range(*data_range(region.start, region.end))
+        batch.delete(applied_key(region.id))
+        self._put_record(batch, region, work.peer_id, TOMBSTONE)
+
+    def _persisted(self, work: RegionReady) -> None:
+        assert work.ready is not None
+        number = work.ready.number
+        for envelope in work.deferred:
+            self._send(envelope)
+        self._guard(lambda: self.store.persisted(work.region.id, work.peer_id, number))
+
+    def _answer(self, answers: tuple[Answer, ...]) -> None:
+        for ticket, outcome in answers:
+            cast(Ticket, ticket)(outcome)
+
+    def _send(self, envelope: Envelope) -> None:
+        self._transport.send(envelope.to.store_id, pack_envelope(envelope, self.identity.cluster_id))
+
+    # ---- snapshots ----
+
+    async def _send_snapshot(self, envelope: Envelope, view: View) -> None:
+        assert envelope.region is not None
+        region_id, peer = envelope.region_id, envelope.to
+        packed = pack_envelope(envelope, self.identity.cluster_id)
+        self._sending += 1
+        try:
+            await self._transport.send_snapshot(peer.store_id, packed, parts_of(envelope.region, view))
+            ok = True
+            self._log.info("snapshot sent", region_id=region_id, to_peer_id=peer.id)
+        except RpcError as error:
+            ok = False
+            self._log.warn("failed to send snapshot", region_id=region_id, to_peer_id=peer.id, err=error)
+        finally:
+            self._sending -= 1
+            view.close()
+        self._guard(lambda: self.store.report_snapshot(region_id, peer.id, ok))
+
+    def _begin_install(self, work: RegionReady) -> None:
+        async def install() -> None:
+            assert work.ready is not None
+            try:
+                await self.storage.durable()
+                await self._install(work.region, work.peer_id)
+            except StorageFailed as error:
+                self._break(error)
+                return
+            del self._installing[work.region.id]
+            number = work.ready.number
+            for envelope in work.deferred:
+                self._send(envelope)
+            self._log.info("snapshot installed", region_id=work.region.id, index=work.applied)
+            self._guard(lambda: self.store.installed(work.region.id, work.peer_id, number))
+
+        self._installing[work.region.id] = self._keep(install())
+
+    async def _install(self, region: Region, peer_id: int) -> None:
+        """Moves what has arrived into place. It can be begun again: the record says so until all of it is there."""
+        await move_into_place(self.storage, region)
+        batch = Batch()
+        batch.delete_range(*arriving_range(region.id))
+        self._put_record(batch, region, peer_id, NORMAL)
+        self.storage.write(batch)
+        await self.storage.durable()
+
+    # ---- pieces ----
+
+    def _keep(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _raft_log(self, region_id: int) -> RaftLog:
+        log = self._logs.get(region_id)
+        if log is None:
+            log = self._logs[region_id] = RaftLog(self.storage, region_id)
+        return log
+
+    @staticmethod
+    def _put_record(batch: Batch, region: Region, peer_id: int, state: drillpb.ReplicaRecord.State) -> None:
+        record = drillpb.ReplicaRecord(state=state, peer_id=peer_id, region=pack_region(region))
+        batch.put(replica_key(region.id), record.SerializeToString())
+
+    @staticmethod
+    def _put_applied(batch: Batch, region_id: int, index: int) -> None:
+        batch.put(applied_key(region_id), drillpb.AppliedRecord(index=index).SerializeToString())
+
+
+def _after(prefix: bytes) -> bytes:
+    """The first key behind all that begin with the prefix."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])

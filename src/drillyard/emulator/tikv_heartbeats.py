@@ -1,0 +1,233 @@
+"""What a store tells PD, and the steps that PD answers with.
+
+Rules: a region is reported by its leader, at once when anything changes that PD decides by, and otherwise each period.
+The stream belongs to PD's leader: when that changes, the stream moves and every region is reported anew. The store is
+reported each period on a call of its own. A step that the store declines is logged once, not at each repetition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from drillyard.emulator.logs import Log
+from drillyard.emulator.raft.types import ChangeKind
+from drillyard.emulator.store import ChangePeers, Step, TransferLeader, Unsupported
+from drillyard.emulator.store_commands import pack_peer, unpack_peer
+from drillyard.emulator.store_region import PeerChange
+from drillyard.emulator.store_replica import RegionReport
+from drillyard.emulator.tikv_engine import Engine
+from drillyard.emulator.tikv_pd import RETRY_S, Endpoint, PdClient, error_of
+from drillyard.emulator.tikv_records import pack_region, unpack_epoch
+from drillyard.wire import metapb, pdpb, services
+from drillyard.wire.rpc import ClientStream, RpcError
+
+RegionStream = ClientStream[pdpb.RegionHeartbeatRequest, pdpb.RegionHeartbeatResponse]
+
+
+@dataclass(frozen=True, slots=True)
+class Periods:
+    store_s: float = 10.0
+    region_s: float = 60.0
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What the store read and wrote since it was last reported."""
+
+    bytes_read: int = 0
+    keys_read: int = 0
+    bytes_written: int = 0
+    keys_written: int = 0
+
+    def take(self) -> Traffic:
+        taken = Traffic(self.bytes_read, self.keys_read, self.bytes_written, self.keys_written)
+        self.bytes_read = self.keys_read = self.bytes_written = self.keys_written = 0
+        return taken
+
+
+class Heartbeats:
+    def __init__(self, pd: PdClient, engine: Engine, periods: Periods, log: Log) -> None:
+        self.traffic = Traffic()
+        self.on_step: Callable[[str], None] = lambda kind: None
+        self._pd = pd
+        self._engine = engine
+        self._periods = periods
+        self._log = log
+        self._due: set[int] = set()
+        self._something_due = asyncio.Event()
+        self._reported_at: dict[int, int] = {}
+        self._declined: dict[int, tuple[Step, str]] = {}
+        self._started_at = int(time.time())
+        self._is_busy: Callable[[], bool] = lambda: False
+        engine.on_reports_due = self.report_soon
+
+    # ---- the store ----
+
+    async def report_store_forever(self) -> None:
+        since = int(time.time())
+        while True:
+            now = int(time.time())
+            answer = await self._pd.call(services.PD.StoreHeartbeat, self._store_request(since, now))
+            error = error_of(answer)
+            if error is not None:
+                self._log.warn("store heartbeat failed", err=error.message)
+            since = now
+            await asyncio.sleep(self._periods.store_s)
+
+    def _store_request(self, since: int, now: int) -> pdpb.StoreHeartbeatRequest:
+        storage, traffic = self._engine.storage, self.traffic.take()
+        sending, receiving, installing = self._engine.snapshot_counts()
+        stats = pdpb.StoreStats(
+            store_id=self._engine.identity.store_id,
+            capacity=storage.capacity,
+            available=storage.available,
+            used_size=storage.used_bytes,
+            region_count=sum(replica.region.is_initialized for replica in self._engine.store.replicas.values()),
+            sending_snap_count=sending,
+            receiving_snap_count=receiving,
+            applying_snap_count=installing,
+            start_time=self._started_at,
+            is_busy=self._is_busy(),
+            bytes_written=traffic.bytes_written,
+            keys_written=traffic.keys_written,
+            bytes_read=traffic.bytes_read,
+            keys_read=traffic.keys_read,
+            interval=pdpb.TimeInterval(start_timestamp=since, end_timestamp=now),
+            slow_score=1,
+        )
+        return pdpb.StoreHeartbeatRequest(header=pdpb.RequestHeader(), stats=stats)
+
+    # ---- regions ----
+
+    def report_soon(self, regions: set[int]) -> None:
+        self._due |= regions
+        self._something_due.set()
+
+    async def report_regions_forever(self) -> None:
+        while True:
+            await self._pd.connect()
+            leader = self._pd.leader
+            if leader is None:
+                continue
+            self._pd.leader_changed.clear()
+            with contextlib.suppress(RpcError):
+                await self._serve_stream(leader)
+            await asyncio.sleep(RETRY_S)
+
+    async def _serve_stream(self, leader: Endpoint) -> None:
+        """Returns when PD has another leader, or when the stream ends."""
+        self.report_soon(self._led())
+        async with self._pd.channel(leader).open(services.PD.RegionHeartbeat) as stream:
+            parts = [
+                asyncio.create_task(self._send_reports(stream)),
+                asyncio.create_task(self._report_all_each_period()),
+                asyncio.create_task(self._take_steps(stream)),
+                asyncio.create_task(self._pd.leader_changed.wait()),
+            ]
+            try:
+                await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+                if not parts[3].done():
+                    self._pd.doubt(leader)
+            finally:
+                for part in parts:
+                    part.cancel()
+                outcomes = await asyncio.gather(*parts, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, RpcError):
+                self._log.warn("region heartbeat stream ended, binding again", pd=leader, err=outcome)
+            elif isinstance(outcome, Exception):
+                raise outcome
+
+    def _led(self) -> set[int]:
+        return {region_id for region_id, replica in self._engine.store.replicas.items() if replica.is_leader}
+
+    async def _report_all_each_period(self) -> None:
+        while True:
+            await asyncio.sleep(self._periods.region_s)
+            self.report_soon(self._led())
+
+    async def _send_reports(self, stream: RegionStream) -> None:
+        while True:
+            await self._something_due.wait()
+            self._something_due.clear()
+            due, self._due = self._due, set()
+            for region_id in due:
+                report = self._engine.store.report(region_id)
+                if report is not None:
+                    await stream.send(self._region_request(report))
+
+    def _region_request(self, report: RegionReport) -> pdpb.RegionHeartbeatRequest:
+        now = int(time.time())
+        since = self._reported_at.get(report.region.id, now)
+        self._reported_at[report.region.id] = now
+        down = [pdpb.PeerStats(peer=pack_peer(peer), down_seconds=seconds) for peer, seconds in report.down]
+        return pdpb.RegionHeartbeatRequest(
+            header=pdpb.RequestHeader(cluster_id=self._pd.cluster_id),
+            region=pack_region(report.region),
+            leader=pack_peer(report.leader),
+            term=report.term,
+            down_peers=down,
+            pending_peers=[pack_peer(peer) for peer in report.pending],
+            bytes_written=report.written_bytes,
+            keys_written=report.written_keys,
+            approximate_size=report.size,
+            approximate_keys=report.keys,
+            interval=pdpb.TimeInterval(start_timestamp=since, end_timestamp=now),
+        )
+
+    # ---- steps ----
+
+    async def _take_steps(self, stream: RegionStream) -> None:
+        async for answer in stream:
+            error = error_of(answer)
+            if error is not None:
+                self._log.warn("region heartbeat refused", region_id=answer.region_id, err=error.message)
+            step = step_of(answer)
+            if step is not None:
+                self._take(step)
+
+    def _take(self, step: Step) -> None:
+        kind = type(step.action).__name__
+        self.on_step(kind)
+        reason = self._engine.obey(step)
+        if not reason:
+            self._declined.pop(step.region_id, None)
+            self._log.info("carrying out a step of PD", region_id=step.region_id, step=step.action)
+            return
+        if self._declined.get(step.region_id) != (step, reason):
+            self._declined[step.region_id] = (step, reason)
+            self._log.info("declining a step of PD", region_id=step.region_id, step=step.action, reason=reason)
+
+
+def step_of(answer: pdpb.RegionHeartbeatResponse) -> Step | None:
+    """The step in PD's answer; None for an answer that only keeps the stream alive."""
+    action = _action_of(answer)
+    if action is None:
+        return None
+    return Step(answer.region_id, unpack_epoch(answer.region_epoch), answer.target_peer.id, action)
+
+
+def _action_of(answer: pdpb.RegionHeartbeatResponse) -> ChangePeers | TransferLeader | Unsupported | None:
+    if answer.HasField("change_peer_v2"):
+        return ChangePeers(tuple(_change_of(change) for change in answer.change_peer_v2.changes))
+    if answer.HasField("change_peer"):
+        return ChangePeers((_change_of(answer.change_peer),))
+    if answer.HasField("transfer_leader"):
+        peer = answer.transfer_leader.peer
+        return TransferLeader(unpack_peer(peer if peer.id else _first(answer.transfer_leader)))
+    for field in ("split_region", "merge", "switch_witnesses"):
+        if field in answer.DESCRIPTOR.fields_by_name and answer.HasField(field):
+            return Unsupported(field)
+    return None
+
+
+def _first(transfer: pdpb.TransferLeader) -> metapb.Peer:
+    return transfer.peers[0] if transfer.peers else transfer.peer
+
+
+def _change_of(change: pdpb.ChangePeer) -> PeerChange:
+    return PeerChange(ChangeKind(change.change_type), unpack_peer(change.peer))

@@ -1,0 +1,229 @@
+"""The gRPC service of a store: which method is served by what, and BatchCommands, which carries many of them.
+
+Rules: requests of one BatchCommands stream are served at the same time and answered as they finish, with what else has
+finished by then; a slow one holds nobody up. At most `MAX_IN_FLIGHT` of a stream are served at once; the stream is not
+read further meanwhile. The arm of the answer is the arm of the question.
+
+Transactions are not emulated. Each of their methods answers at once, in the field that its clients treat as final
+(`abort` of a KeyError, or the error text), so that a client fails with the reason instead of trying for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from drillyard.emulator.metrics import Histogram, Registry
+from drillyard.emulator.tikv_raw import RawKv
+from drillyard.wire import health, tikvpb
+from drillyard.wire.method import Method
+from drillyard.wire.rpc import Handlers, RpcError, ServerStream, Status
+from drillyard.wire.services import HEALTH, TIKV
+
+MAX_IN_FLIGHT = 1024
+NO_TRANSACTIONS = "this is an emulated TiKV: it serves RawKV only, not {}"
+
+Handler = Callable[[Any], Awaitable[Any]]
+BatchStream = ServerStream[tikvpb.BatchCommandsRequest, tikvpb.BatchCommandsResponse]
+
+# The names of the arms whose handlers serve real requests; those of the methods differ only in their spelling.
+RAW_ARMS: dict[str, Method[Any, Any]] = {
+    "raw_get": TIKV.RawGet,
+    "raw_batch_get": TIKV.RawBatchGet,
+    "raw_put": TIKV.RawPut,
+    "raw_batch_put": TIKV.RawBatchPut,
+    "raw_delete": TIKV.RawDelete,
+    "raw_batch_delete": TIKV.RawBatchDelete,
+    "raw_scan": TIKV.RawScan,
+    "raw_delete_range": TIKV.RawDeleteRange,
+    "raw_batch_scan": TIKV.RawBatchScan,
+}
+
+REFUSED: tuple[Method[Any, Any], ...] = (
+    TIKV.KvGet,
+    TIKV.KvScan,
+    TIKV.KvPrewrite,
+    TIKV.KvPessimisticLock,
+    TIKV.KVPessimisticRollback,
+    TIKV.KvTxnHeartBeat,
+    TIKV.KvCheckTxnStatus,
+    TIKV.KvCheckSecondaryLocks,
+    TIKV.KvCommit,
+    TIKV.KvImport,
+    TIKV.KvCleanup,
+    TIKV.KvBatchGet,
+    TIKV.KvBatchRollback,
+    TIKV.KvScanLock,
+    TIKV.KvResolveLock,
+    TIKV.KvGC,
+    TIKV.KvDeleteRange,
+    TIKV.Coprocessor,
+    TIKV.RawCoprocessor,
+    TIKV.RawChecksum,
+)
+
+
+def refuse(answer: Message, name: str) -> None:
+    """Fills in the refusal, in whichever field this answer has for an error that ends the client's attempt."""
+    text = NO_TRANSACTIONS.format(name)
+    fields = answer.DESCRIPTOR.fields_by_name
+    for candidate in ("error", "errors", "other_error"):
+        field = fields.get(candidate)
+        if field is None:
+            continue
+        if field.type == FieldDescriptor.TYPE_STRING:
+            setattr(answer, candidate, text)
+        elif candidate == "errors":
+            getattr(answer, candidate).add(abort=text)
+        else:
+            getattr(answer, candidate).abort = text
+        return
+    raise RpcError(Status.UNIMPLEMENTED, text)
+
+
+class Service:
+    def __init__(self, raw: RawKv, metrics: Registry) -> None:
+        served: dict[Method[Any, Any], Handler] = {
+            TIKV.RawGet: raw.get,
+            TIKV.RawBatchGet: raw.batch_get,
+            TIKV.RawPut: raw.put,
+            TIKV.RawBatchPut: raw.batch_put,
+            TIKV.RawDelete: raw.delete,
+            TIKV.RawBatchDelete: raw.batch_delete,
+            TIKV.RawScan: raw.scan,
+            TIKV.RawDeleteRange: raw.delete_range,
+            TIKV.RawBatchScan: raw.batch_scan,
+            TIKV.RawCompareAndSwap: raw.compare_and_swap,
+            TIKV.RawGetKeyTTL: raw.key_ttl,
+        }
+        durations = metrics.histogram(
+            "tikv_grpc_msg_duration_seconds", "How long the messages of clients took.", ("type", "priority")
+        )
+        self._unary: dict[Method[Any, Any], Handler] = {
+            method: self._timed(handler, durations.labels(snake(method.name), "normal"))
+            for method, handler in served.items()
+        }
+        self._unary |= {method: _refusing(method) for method in REFUSED}
+        self._arms: Mapping[str, Handler] = {arm: self._unary[method] for arm, method in RAW_ARMS.items()}
+
+    def handlers(self) -> Handlers:
+        return {**self._unary, TIKV.BatchCommands: self.batch_commands, HEALTH.Check: _check_health}
+
+    @staticmethod
+    def _timed(handler: Handler, duration: Histogram) -> Handler:
+        loop = asyncio.get_running_loop()
+
+        async def timed(request: Any) -> Any:
+            began = loop.time()
+            answer = await handler(request)
+            duration.observe(loop.time() - began)
+            return answer
+
+        return timed
+
+    # ---- BatchCommands ----
+
+    async def batch_commands(self, stream: BatchStream) -> None:
+        stream.greet()
+        batch = _Batch(stream, self._arms)
+        try:
+            async for message in stream:
+                for request, request_id in zip(message.requests, message.request_ids, strict=False):
+                    await batch.begin(request, request_id)
+            await batch.finish()
+        finally:
+            batch.cancel()
+
+
+class _Batch:
+    """One BatchCommands stream: what is being served on it, and the answers that wait to be sent together."""
+
+    def __init__(self, stream: BatchStream, arms: Mapping[str, Handler]) -> None:
+        self._stream = stream
+        self._arms = arms
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._answers = tikvpb.BatchCommandsResponse()
+        self._has_answers = asyncio.Event()
+        self._is_ending = False
+        self._loop = asyncio.get_running_loop()
+        self._sender = self._loop.create_task(self._send_answers())
+
+    async def begin(self, request: tikvpb.BatchCommandsRequest.Request, request_id: int) -> None:
+        if self._sender.done():
+            await self._sender  # raises why nothing can be sent any more
+        await self._room.acquire()
+        task = self._loop.create_task(self._serve(request, request_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._served)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._room.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "a request in a batch broke its handler", "exception": error})
+
+    async def finish(self) -> None:
+        """Returns when everything that was begun has been answered."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._is_ending = True
+        self._has_answers.set()
+        await self._sender
+
+    def cancel(self) -> None:
+        for task in (*self._tasks, self._sender):
+            task.cancel()
+
+    async def _serve(self, request: tikvpb.BatchCommandsRequest.Request, request_id: int) -> None:
+        arm = request.WhichOneof("cmd")
+        response = tikvpb.BatchCommandsResponse.Response()
+        if arm == "empty":
+            response.empty.test_id = request.empty.test_id
+        elif arm in self._arms:
+            answer = await self._arms[arm](getattr(request, arm))
+            getattr(response, arm).CopyFrom(answer)
+        elif arm is not None:
+            _refuse_arm(response, arm)
+        else:
+            return  # an arm that is newer than this store: nothing could be answered in it
+        self._answers.responses.append(response)
+        self._answers.request_ids.append(request_id)
+        self._has_answers.set()
+
+    async def _send_answers(self) -> None:
+        while not self._is_ending:
+            await self._has_answers.wait()
+            self._has_answers.clear()
+            answers, self._answers = self._answers, tikvpb.BatchCommandsResponse()
+            if len(answers.request_ids):
+                await self._stream.send(answers)
+
+
+def _refuse_arm(response: tikvpb.BatchCommandsResponse.Response, arm: str) -> None:
+    answer = getattr(response, arm)
+    answer.SetInParent()
+    refuse(answer, arm)
+
+
+def _refusing(method: Method[Any, Any]) -> Handler:
+    async def refusing(request: Message) -> Message:
+        answer: Message = method.response()
+        refuse(answer, method.name)
+        return answer
+
+    return refusing
+
+
+async def _check_health(request: health.HealthCheckRequest) -> health.HealthCheckResponse:
+    return health.HealthCheckResponse(status=health.HealthCheckResponse.ServingStatus.SERVING)
+
+
+def snake(name: str) -> str:
+    """RawBatchGet as the metrics spell it: raw_batch_get."""
+    words = name.replace("TTL", "Ttl")
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in words).lstrip("_")
