@@ -218,7 +218,7 @@ class Cluster:
         known = self.stores.get(store.id)
         taken = metapb.Store()
         taken.CopyFrom(store)
-        taken.node_state = metapb.Serving
+        taken.node_state = metapb.Preparing
         if known is not None:
             taken.state, taken.node_state = known.state, known.node_state
             taken.last_heartbeat = known.last_heartbeat
@@ -236,6 +236,8 @@ class Cluster:
         if store is None:
             return _refuse(f"store {beat.store_id} not found")
         store.last_heartbeat = max(store.last_heartbeat, beat.at_ns)
+        if store.node_state == metapb.Preparing:
+            store.node_state = metapb.Serving
         return DONE
 
     def _put_region(self, region: metapb.Region) -> Outcome:

@@ -1,7 +1,7 @@
 """PD's configuration: what flags and file say, what was changed since, and the document that `config` shows.
 
-Rules: names, order and formatting are those of PD 8.1, booleans written as strings in the same places. What the emulator
-does not act on is shown at the real default, because clients read it; what it does act on is in `Options` and
+Rules: names, order and formatting are those of PD 8.1, booleans written as strings in the same places. What the
+emulator does not act on is shown at the real default, because clients read it; what it does act on is in `Options` and
 `Settings`. Changed settings come from the replicated state, so all members show the same.
 
 It reads no file and knows no flags: `pd_server` does.

@@ -112,6 +112,10 @@ class Consensus:
     def applied(self) -> int:
         return self._raft.applied
 
+    @property
+    def commit(self) -> int:
+        return self._raft.commit
+
     def submit(self, command: drillpb.PdCommand) -> asyncio.Future[Outcome]:
         """Brings a command into the log; the future has its outcome, NotLeader, ProposalDropped or Undetermined."""
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()

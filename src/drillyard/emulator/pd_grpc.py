@@ -1,9 +1,9 @@
 """PD's gRPC interface, for stores and clients: real methods, real shapes of answers and errors.
 
-Rules: GetMembers and GetClusterInfo are answered by every member, all else only by one that leads and serves; the others
-say UNAVAILABLE "not leader", and the client looks for the leader. Another cluster's id is refused before anything else is
-looked at. What the real PD says inside the answer's header (a gRPC status of OK) is said there, what it says as a
-status is said as a status.
+Rules: GetMembers and GetClusterInfo are answered by every member, all else only by one that leads and serves; the
+others say UNAVAILABLE "not leader", and the client looks for the leader. Another cluster's id is refused before
+anything else is looked at. What the real PD says inside the answer's header (a gRPC status of OK) is said there, what
+it says as a status is said as a status.
 """
 
 from __future__ import annotations

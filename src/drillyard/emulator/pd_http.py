@@ -2,8 +2,8 @@
 
 Rules: everything under /pd is the leader's to answer. A member that does not lead passes the request on, once; when it
 knows no leader it says 503, when the leader does not answer 500, in plain text as the real one. A request with the
-header PD-Allow-follower-handle is answered where it arrives. Before bootstrap, what needs a cluster answers 500. Paths that
-are not served answer 404 like any that do not exist.
+header PD-Allow-follower-handle is answered where it arrives. Before bootstrap, what needs a cluster answers 500. Paths
+that are not served answer 404 like any that do not exist.
 
 It only reads, but for the few settings in `pd_config.CHANGEABLE`.
 """
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
 from drillyard.emulator import pd_config, pd_views
@@ -24,7 +25,7 @@ from drillyard.emulator.pd_consensus import Undetermined
 from drillyard.emulator.pd_forward import Unanswered, ask
 from drillyard.emulator.pd_leadership import Leadership
 from drillyard.emulator.pd_member import PdMember, split_url
-from drillyard.emulator.pd_reports import Reports
+from drillyard.emulator.pd_reports import RegionReport, Reports
 from drillyard.emulator.pd_views import CHECKS, Json, go_json
 from drillyard.emulator.raft.types import ProposalDropped
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
@@ -35,13 +36,28 @@ HEALTH_S = 1.0
 JSON_TYPE = "application/json; charset=UTF-8"
 BYTES_TYPE = "application/octet-stream"
 NOT_BOOTSTRAPPED = "[PD:cluster:ErrNotBootstrapped]TiKV cluster not bootstrapped, please start TiKV first"
+NO_OPERATOR = "[PD:operator:ErrOperatorNotFound]operator not found"
+TOP = 16  # regions in a list of the first by some measure, unless the client says otherwise
 CORS = (
     ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
     ("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE"),
     ("Access-Control-Allow-Origin", "*"),
 )
 Handler = Callable[[HttpRequest], Awaitable[HttpResponse] | HttpResponse]
+Measure = Callable[[metapb.Region, RegionReport | None], int]
 ClusterHandler = Callable[[HttpRequest, Leadership], HttpResponse]
+
+
+# By what `regions/<name>` puts the largest first.
+MEASURES: Mapping[str, Measure] = {
+    "writeflow": lambda meta, report: report.request.bytes_written if report is not None else 0,
+    "readflow": lambda meta, report: report.request.bytes_read if report is not None else 0,
+    "confver": lambda meta, report: meta.region_epoch.conf_ver,
+    "version": lambda meta, report: meta.region_epoch.version,
+    "size": lambda meta, report: report.size_mib if report is not None else 0,
+    "keys": lambda meta, report: report.request.approximate_keys if report is not None else 0,
+    "cpu": lambda meta, report: report.request.cpu_usage if report is not None else 0,
+}
 
 
 def answer_json(value: Json, status: int = 200) -> HttpResponse:
@@ -110,6 +126,7 @@ class PdHttp:
         return {
             f"{v1}/stores": self._get_stores,
             f"{v1}/stores/limit": self._get_store_limits,
+            f"{v1}/stores/check": self._get_stores_in_state,
             f"{v1}/store/{{id}}": self._get_store,
             f"{v1}/labels": self._get_labels,
             f"{v1}/regions": lambda request, lead: self._regions(lead, list(self._cluster.regions)),
@@ -124,6 +141,7 @@ class PdHttp:
             f"{v1}/regions/check/hist-keys": self._get_keys,
             f"{v1}/regions/check/offline-peer": self._get_offline,
             f"{v1}/regions/check/{{kind}}": self._get_check,
+            **{f"{v1}/regions/{name}": partial(self._get_top, measure) for name, measure in MEASURES.items()},
             f"{v1}/region/id/{{id}}": self._get_region_by_id,
             f"{v1}/region/key/{{key}}": self._get_region_by_key,
             f"{v1}/stats/region": lambda request, lead: answer_json(pd_views.statistics(self._cluster, lead.reports)),
@@ -304,14 +322,15 @@ class PdHttp:
         asked = request.query.get("state")
         if asked is None:
             return answer_json(self._stores(lead).all())
-        if not all(state.isascii() and state.isdigit() for state in asked):
-            return answer_json(f"{asked[0]!r} is no store state; give 0 (Up), 1 (Offline) or 2 (Tombstone)", 400)
+        for state in asked:
+            if _number(state) is None:
+                return answer_json(f"strconv.Atoi: parsing {json.dumps(state)}: invalid syntax", 500)
         return answer_json(self._stores(lead).all({int(state) for state in asked}))
 
     def _get_store(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         store_id = _number(request.params["id"])
         if store_id is None:
-            return _bad_number(request.params["id"])
+            return answer_json({"code": "input", "msg": _not_a_number(request.params["id"]), "data": {}}, 400)
         store = self._cluster.stores.get(store_id)
         if store is None:
             return answer_json(f"[PD:core:ErrStoreNotFound]store {store_id} not found", 404)
@@ -322,7 +341,18 @@ class PdHttp:
 
     def _get_labels(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         pairs = {(label.key, label.value) for store in self._cluster.stores.values() for label in store.labels}
-        return answer_json([{"key": key, "value": value} for key, value in sorted(pairs)])
+        return answer_json([{"key": key, "value": value} for key, value in sorted(pairs)] or None)
+
+    def _get_stores_in_state(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        wanted = request.first("state").lower()
+        state = next((each for each in metapb.NodeState.keys() if each.lower() == wanted), "")  # noqa: SIM118
+        views = self._stores(lead)
+        kept = [
+            store
+            for _, store in sorted(self._cluster.stores.items())
+            if views.state_of(store).lower() == wanted or (state and store.node_state == metapb.NodeState.Value(state))
+        ]
+        return answer_json({"count": len(kept), "stores": [views.one(store) for store in kept]})
 
     # ---- regions ----
 
@@ -365,6 +395,15 @@ class PdHttp:
             return _bad_number(request.params["id"])
         metas = [meta for meta in self._cluster.regions if any(peer.store_id == store_id for peer in meta.peers)]
         return self._regions(lead, metas)
+
+    def _get_top(self, measure: Measure, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        limit = _number(request.first("limit", str(TOP)))
+        if limit is None:
+            return _bad_number(request.first("limit"))
+        metas = sorted(
+            self._cluster.regions, key=lambda meta: measure(meta, lead.reports.regions.get(meta.id)), reverse=True
+        )
+        return self._regions(lead, metas[:limit])
 
     def _get_siblings(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         region_id = _number(request.params["id"])
@@ -412,10 +451,13 @@ class PdHttp:
     # ---- operators ----
 
     def _get_operators(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
-        return answer_json([pd_views.operator(each) for each in lead.placement.running.values()])
+        kind = request.first("kind")
+        shown = [each for each in lead.placement.running.values() if not kind or kind in each.kind.split(",")]
+        return answer_json([pd_views.operator(each) for each in shown] or (None if kind else []))
 
     def _get_operator_records(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
-        return answer_json([pd_views.operator_record(each) for each in lead.placement.records])
+        records = [pd_views.operator_record(each) for each in lead.placement.records]
+        return answer_json(records) if records else answer_json(NO_OPERATOR, 500)
 
     def _get_operator(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         region_id = _number(request.params["id"])
@@ -423,7 +465,7 @@ class PdHttp:
             return _bad_number(request.params["id"])
         running = lead.placement.running.get(region_id)
         if running is None:
-            return answer_json("[PD:operator:ErrOperatorNotFound]operator not found", 500)
+            return answer_json(NO_OPERATOR, 500)
         return answer_json(pd_views.operator(running))
 
 
@@ -431,5 +473,9 @@ def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and int(text) < 1 << 64 else None
 
 
+def _not_a_number(text: str) -> str:
+    return f"strconv.ParseUint: parsing {json.dumps(text)}: invalid syntax"
+
+
 def _bad_number(text: str) -> HttpResponse:
-    return answer_json(f"strconv.ParseUint: parsing {json.dumps(text)}: invalid syntax", 400)
+    return answer_json(_not_a_number(text), 400)

@@ -11,6 +11,7 @@ It speaks no protocol: `pd_grpc` and `pd_http` do.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -127,6 +128,10 @@ class Leadership:
             self._ids_end = end
 
     # ---- timestamps ----
+
+    @property
+    def last_physical_ms(self) -> int:
+        return self._oracle.physical_ms
 
     async def timestamp(self, count: int) -> Stamp:
         await self.consensus.confirm()
@@ -261,10 +266,8 @@ class Leadership:
     async def _patrol(self) -> None:
         """Looks again at the regions that are not as they should be: a store may have come up, or a step got lost."""
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._patrol_soon.wait(), PATROL_S)
-            except TimeoutError:
-                pass
             self._patrol_soon.clear()
             cluster = self.consensus.cluster
             if len(self.reports.regions) > len(cluster.regions):

@@ -180,8 +180,8 @@ class PdMember:
     def _refuse_double(self, answer: drillpb.IntroduceResponse) -> None:
         if answer.known.id and answer.known.incarnation != self.identity.record.incarnation:
             raise MemberRefused(
-                f"member {self.options.name} ({answer.known.id}) has already been part of this cluster with another data "
-                f"directory than {self.options.data_dir}; give it that one back: without it, it forgot how it voted"
+                f"member {self.options.name} ({answer.known.id}) has already been part of this cluster with another "
+                f"data directory than {self.options.data_dir}; give it that one back: without it, it forgot its votes"
             )
 
     async def _call(self, other: drillpb.PdMember) -> drillpb.IntroduceResponse:

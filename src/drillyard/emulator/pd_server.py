@@ -3,8 +3,8 @@
     python -m drillyard.emulator.pd_server --name=pd0 --data-dir=... --client-urls=http://127.0.0.1:2379 ...
 
 Rules: flags and file keys are the real server's; what it cannot act on is refused by name rather than ignored. Who a
-member is (name, id, group) is written into its data directory at the first start; flags that say otherwise later stop it
-by name. A member's id is made from its peer address and the token of the cluster, as the real one's, so it is
+member is (name, id, group) is written into its data directory at the first start; flags that say otherwise later
+stop it by name. A member's id is made from its peer address and the token of the cluster, as the real one's, so it is
 known before anybody has talked to anybody.
 
 The parts that decide are elsewhere: `cluster`, `placement`, `timestamps`.
@@ -33,6 +33,7 @@ from drillyard.emulator.pd_grpc import PdService
 from drillyard.emulator.pd_http import PdHttp
 from drillyard.emulator.pd_leadership import Clock
 from drillyard.emulator.pd_member import Identity, MemberRefused, PdMember, split_url
+from drillyard.emulator.pd_metrics import PdMetrics
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft.types import Options as RaftOptions
 from drillyard.emulator.storage import Batch, Storage, StorageFailed, StorageOptions, StorageRefused
@@ -203,8 +204,8 @@ def identity_of(options: Options, storage: Storage) -> Identity:
         if (record.member_id, record.group_id) != (own_id, group_id_of(tuple(first))):
             members = ", ".join(sorted(record.first_members))
             raise NamedStop(
-                f"{options.data_dir} is of member {record.name} ({record.member_id}) of the cluster of {members}, and the "
-                f"flags say {options.name} ({own_id}) of {', '.join(each.name for each in first.values())}",
+                f"{options.data_dir} is of member {record.name} ({record.member_id}) of the cluster of {members}, and "
+                f"the flags say {options.name} ({own_id}) of {', '.join(each.name for each in first.values())}",
                 "give the same --name, --initial-cluster and peer URLs as at its first start, or an empty --data-dir",
             )
     own = drillpb.PdMember(
@@ -275,6 +276,7 @@ class PdServer:
             **transport.handlers(consensus.deliver, consensus.deliver_snapshot),
             MEMBERS.Introduce: member.introduce,
         }
+        PdMetrics(member, shell.metrics)
         http = PdHttp(member, shell.metrics, int(time.time()))
         client_host, client_port = split_url(options.client_urls)
         peer_host, peer_port = split_url(options.peer_urls)

@@ -181,7 +181,7 @@ def store_status(store: metapb.Store, report: StoreReport | None, heard_ns: int,
         for key in ("slow_score", "sending_snap_count", "receiving_snap_count", "is_busy"):
             if value := getattr(stats, key):
                 status[key] = value
-        status["start_ts"] = timestamp(store.start_timestamp * 10**9)
+    status["start_ts"] = timestamp(store.start_timestamp * 10**9)
     status["last_heartbeat_ts"] = timestamp(heard_ns)
     uptime_ns = heard_ns - store.start_timestamp * 10**9
     if uptime_ns > 0:

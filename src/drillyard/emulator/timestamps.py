@@ -33,6 +33,10 @@ class Oracle:
         self._bound_ms = bound_ms
 
     @property
+    def physical_ms(self) -> int:
+        return self._physical
+
+    @property
     def bound_ms(self) -> int:
         return self._bound_ms
 
