@@ -48,6 +48,7 @@ __all__ = [
     "RpcError",
     "ServerStream",
     "Status",
+    "Wire",
     "protocol_factory",
 ]
 
@@ -153,10 +154,11 @@ class _Inbox:
         return body
 
 
-class _Wire(H2Protocol):
-    """One HTTP/2 connection, of either side."""
+class Wire(H2Protocol):
+    """One HTTP/2 connection, of either side. `on_lost` is called once it is gone."""
 
     transport: asyncio.Transport
+    on_lost: Callable[[], None] | None = None
 
     def __init__(self, handler: AbstractHandler, client_side: bool) -> None:
         config = H2Configuration(
@@ -210,6 +212,8 @@ class _Wire(H2Protocol):
             self._beat.cancel()
         self.processor.close(reason=f"connection lost: {exc}" if exc else "connection lost")
         self._wake_senders()
+        if self.on_lost is not None:
+            self.on_lost()
 
     @property
     def alive(self) -> bool:
@@ -236,7 +240,8 @@ class _Wire(H2Protocol):
         self.connection.write_ready.set()
         self.connection.stream_close_waiter.set()
 
-    def say_goodbye(self) -> None:
+    def end_connection(self) -> None:
+        """Says goodbye and closes; calls in progress end."""
         if self.alive:
             self.h2.close_connection()
             self.drop("connection closed")
@@ -258,7 +263,7 @@ class _Wire(H2Protocol):
 class _Pipe:
     """Messages over one stream, either way. grpclib tells it through `cancel` that the stream is no more."""
 
-    def __init__(self, wire: _Wire) -> None:
+    def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.stream: Stream
         self.id = 0
@@ -395,7 +400,7 @@ class _Calls(AbstractHandler):
     def __init__(self, routes: _Routes) -> None:
         self._routes = routes
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self.wire: _Wire
+        self.wire: Wire
 
     def accept(self, stream: Stream, headers: Headers, release_stream: Callable[[], None]) -> None:
         pipe = _Pipe(self.wire)
@@ -481,17 +486,17 @@ def _set_deadline(deadline: asyncio.Timeout, headers: dict[str, str]) -> None:
 
 def protocol_factory(
     handlers: Handlers, on_error: Callable[[str, Exception], None] = _log_failure
-) -> Callable[[], asyncio.Protocol]:
+) -> Callable[[], Wire]:
     """Makes the server's protocol for each connection. `on_error(path, exception)` hears what a handler did not expect.
 
-    Closing the transport, or `say_goodbye()` on the protocol, cancels the calls in progress.
+    Closing the transport, or `end_connection()` on the protocol, cancels the calls in progress.
     """
     routes = _Routes(handlers, on_error)
 
-    def make() -> asyncio.Protocol:
+    def make() -> Wire:
         calls = _Calls(routes)
-        calls.wire = _Wire(calls, client_side=False)
-        return cast(asyncio.Protocol, calls.wire)
+        calls.wire = Wire(calls, client_side=False)
+        return calls.wire
 
     return make
 
@@ -631,7 +636,7 @@ class Channel:
         self._host = host
         self._port = port
         self._keepalive_s = keepalive_s
-        self._wire: _Wire | None = None
+        self._wire: Wire | None = None
         self._connecting = asyncio.Lock()
         self._closed = False
 
@@ -655,7 +660,7 @@ class Channel:
     def open(self, method: Method[Request, Response]) -> AbstractAsyncContextManager[ClientStream[Request, Response]]:
         return _Opening(self, method, None)
 
-    async def connected(self) -> _Wire:
+    async def connected(self) -> Wire:
         """The connection, made anew if need be."""
         async with self._connecting:
             if self._closed:
@@ -665,13 +670,13 @@ class Channel:
             loop = asyncio.get_running_loop()
             try:
                 _, wire = await loop.create_connection(
-                    lambda: _Wire(_Nothing(), client_side=True), self._host, self._port
+                    lambda: Wire(_Nothing(), client_side=True), self._host, self._port
                 )
             except OSError as error:
                 raise RpcError(Status.UNAVAILABLE, f"{self.address}: {error.strerror or error}") from error
             self._wire = wire
             if self._closed:
-                wire.say_goodbye()
+                wire.end_connection()
                 raise RpcError(Status.UNAVAILABLE, f"the channel to {self.address} is closed")
             if self._keepalive_s is not None:
                 wire.keep_alive(self._keepalive_s)
@@ -681,5 +686,5 @@ class Channel:
         """Ends the connection; calls in progress end with UNAVAILABLE."""
         self._closed = True
         if self._wire is not None:
-            self._wire.say_goodbye()
+            self._wire.end_connection()
             self._wire = None
