@@ -217,7 +217,8 @@ class HttpProtocol(asyncio.Protocol):
             elif isinstance(event, h11.ConnectionClosed):
                 self._transport.close()
                 return
-            else:  # more data is needed
+                return
+            else:  # more data is needed, or the answer to the last request
                 return
 
     async def _serve(self, head: h11.Request) -> None:
