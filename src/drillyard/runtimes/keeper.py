@@ -111,12 +111,15 @@ class Keeper:
     def _will_restart(self, member: str) -> bool:
         return member in self.restarting and self.closing is None
 
-    def start(self, member: str) -> None:
-        spec = self.specs[member]
-        pid = spawn(spec["argv"], spec["out"], dies_with_us=self.guard is None)
-        if self.guard is not None:
-            self.guard.watch(pid)
-        self.record(journal.STARTED, member, pid=pid, identity=identity(pid))
+    def start(self, *members: str) -> None:
+        started = {}
+        for member in members:  # first all of them, then the records: a disk that syncs slowly delays nobody
+            spec = self.specs[member]
+            started[member] = pid = spawn(spec["argv"], spec["out"], dies_with_us=self.guard is None)
+            if self.guard is not None:
+                self.guard.watch(pid)
+        for member, pid in started.items():
+            self.record(journal.STARTED, member, pid=pid, identity=identity(pid))
 
     def reap(self) -> None:
         """Take note of every child that ended, stopped or went on, whoever caused it."""
@@ -136,14 +139,12 @@ class Keeper:
 
     def _exited(self, member: str, pid: int, code: int) -> None:
         run, spec = self.state.runs[member], self.specs[member]
-        asked, note = bool(run["stopping"]), run["stopping"]
-        if run["escalated"]:
-            note = f"{note}, killed after {spec['grace_s']:g} s of grace"
+        note = run["stopping"] + (f", killed after {spec['grace_s']:g} s of grace" if run["escalated"] else "")
         self.deadlines.pop(member, None)
         if self.guard is not None:
             self.guard.forget(pid)
         how = {"code": None if code < 0 else code, "signal": -code if code < 0 else None}
-        self.record(journal.EXITED, member, pid=pid, **how, asked=asked, note=note)
+        self.record(journal.EXITED, member, pid=pid, **how, asked=bool(run["stopping"]), note=note)
         if self._will_restart(member):
             self.start(member)
         self.restarting.discard(member)
@@ -286,8 +287,7 @@ def main(directory: Path, ready: int) -> None:
     listener.bind(launch["socket"])
     listener.listen(64)
     keeper.record(journal.KEEPER_STARTED, keeper=os.getpid(), identity=identity(os.getpid()))
-    for member in keeper.specs:
-        keeper.start(member)
+    keeper.start(*keeper.specs)
     os.write(ready, b"!")
     os.close(ready)
     keeper.serve(listener, wakeups)
