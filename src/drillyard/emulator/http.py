@@ -217,7 +217,6 @@ class HttpProtocol(asyncio.Protocol):
             elif isinstance(event, h11.ConnectionClosed):
                 self._transport.close()
                 return
-                return
             else:  # more data is needed, or the answer to the last request
                 return
 
