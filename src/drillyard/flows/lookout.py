@@ -49,6 +49,7 @@ class Lookout:
 
     def __init__(self, eyes: Eyes, deployment: Deployment, *, since: float | None = None, patience_s: float) -> None:
         self._eyes = eyes
+        self._deployment = deployment
         self._name = deployment.name
         self._identity = deployment.directory / "data" / "cluster.json"
         self.started = started_of(deployment, _recalled(self._identity))
@@ -62,6 +63,9 @@ class Lookout:
         self.last: Picture | None = None
 
     async def __aenter__(self) -> Lookout:
+        for member in self._deployment.members:
+            if member.running and (member.started_at or 0.0) >= self._began:
+                self.note(f"{member.name} started (pid {member.pid})", at=member.started_at, member=member.name)
         self._watch = asyncio.create_task(self._follow())
         return self
 
@@ -133,10 +137,8 @@ class Lookout:
         """Turn the keeper's events into entries, and wake the wait. A watch that ends leaves the poll."""
         async with contextlib.aclosing(self._eyes.runtime.watch(self._name)) as events:  # type: ignore[type-var]
             async for event in events:
-                if event.is_replay and event.kind is not EventKind.STARTED:
-                    continue
-                self.note(event_words(event), at=event.at, member=event.member)
                 if not event.is_replay:
+                    self.note(event_words(event), at=event.at, member=event.member)
                     self._wake.rouse()
 
 

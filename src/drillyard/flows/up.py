@@ -190,8 +190,14 @@ def _last_reading(observation: Observation, verdict: Verdict) -> str:
 
 def _reading_words(reading: Reading) -> str:
     who = f" of {reading.member}" if reading.member else ""
-    said = f"no answer: {reading.failure.text}" if reading.failure is not None else str(reading.answer)
+    said = f"no answer: {reading.failure.text}" if reading.failure is not None else _answer_words(reading.answer)
     return f"{reading.probe}{who} at {evidence.clock_text(reading.answered_at)}: {said}"
+
+
+def _answer_words(answer: object) -> str:
+    """The fields of an answer that say something, as they were read."""
+    told = {field: getattr(answer, field) for field in getattr(answer, "__slots__", ())}
+    return ", ".join(f"{field} {value}" for field, value in told.items() if value not in (None, "", ()))
 
 
 def _next_command(deployment: Deployment, verdict: Verdict, culprit: DeployedMember | None) -> str:

@@ -1,0 +1,320 @@
+"""A cluster that says what a test wants it to say: stub PD and TiKV servers, and a runtime that only tells of them.
+
+Every stub speaks the real protocols on a free port, so that clients and probes are tested over sockets; what it answers
+comes from `World`, which a test changes while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from drillyard.emulator.http import HttpRequest, HttpResponse, Router, json_response, text_response
+from drillyard.emulator.logs import open_log
+from drillyard.emulator.member import Listener
+from drillyard.flows.report import Entry, Picture, Trouble
+from drillyard.flows.up import Scope
+from drillyard.runtimes.abilities import DeployedMember, Deployment, EventKind, Exit, MemberEvent
+from drillyard.runtimes.local import ABILITIES, LocalRuntime
+from drillyard.topology import Purpose, Role, Topology
+from drillyard.waiting import Clock
+from drillyard.wire import errorpb, kvrpcpb, metapb, pdpb, services
+from drillyard.wire.rpc import Handlers, ServerStream
+
+CLUSTER = 7711284821453302416
+PDS = ("pd0", "pd1", "pd2")
+TIKVS = ("tikv0", "tikv1", "tikv2")
+
+
+@dataclass
+class World:
+    """What the stubs answer. Per-member answers are keyed by name; a member in `hanging` answers nothing at all."""
+
+    cluster_id: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PDS, CLUSTER))
+    leader: dict[str, str] = field(default_factory=lambda: dict.fromkeys(PDS, "pd0"))
+    own_health: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(PDS, True))
+    health: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(PDS, True))
+    hanging: set[str] = field(default_factory=set)
+    bodies: dict[str, tuple[int, bytes]] = field(default_factory=dict)  # path -> what to answer instead
+    timestamps: list[tuple[int, int]] = field(default_factory=lambda: [(500, n) for n in range(1, 1000)])
+    store_state: dict[str, str] = field(default_factory=lambda: dict.fromkeys(TIKVS, "Up"))
+    heartbeat_age_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIKVS, 0.0))
+    regions: int = 1
+    max_replicas: int = 3
+    checks: dict[str, int] = field(default_factory=dict)
+    keys: dict[bytes, bytes] = field(default_factory=dict)
+    refusal: errorpb.Error | None = None
+    loses_writes: bool = False
+    puts: int = 0
+
+
+class StubCluster:
+    """Servers for three PD and three TiKV. Use as an async context."""
+
+    def __init__(self, directory: Path) -> None:
+        self.world = World()
+        self.directory = directory
+        self._log = open_log(os.devnull)
+        self._listeners: dict[tuple[str, Purpose], Listener] = {}
+        self.addresses: dict[str, str] = {}
+        self.runtime: StubRuntime
+
+    async def __aenter__(self) -> StubCluster:
+        for name in PDS:
+            await self._listen(name, Purpose.CLIENT, self._pd_grpc(name), self._pd_http(name))
+            await self._listen(name, Purpose.PEER, {}, Router())
+        for name in TIKVS:
+            await self._listen(name, Purpose.CLIENT, self._tikv_grpc(name), None)
+            await self._listen(name, Purpose.STATUS, {}, self._tikv_http(name))
+        ports = {key: listener.port for key, listener in self._listeners.items()}
+        topology = Topology.of().settle(ports)
+        self.addresses = {member.name: member.address(Purpose.CLIENT) for member in topology.members}
+        self.runtime = StubRuntime(topology, self.directory)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for listener in self._listeners.values():
+            await listener.close()
+
+    def scope(self, listener: Heard | None = None) -> Scope:
+        return Scope(cast(LocalRuntime, self.runtime), Clock(), listener or Heard())
+
+    async def cut(self, name: str) -> None:
+        """Close every port of a member."""
+        for key, listener in self._listeners.items():
+            if key[0] == name:
+                await listener.close()
+
+    async def _listen(self, name: str, purpose: Purpose, handlers: Handlers, router: Router | None) -> None:
+        listener = Listener(self._log)
+        await listener.start("127.0.0.1", 0, handlers, router)
+        self._listeners[name, purpose] = listener
+
+    async def _gate(self, name: str) -> None:
+        if name in self.world.hanging:
+            await asyncio.Event().wait()  # until the caller hangs up
+
+    # --- PD ----------------------------------------------------------------------------------------------------------
+
+    def _pd_http(self, name: str) -> Router:
+        router = Router()
+
+        async def answer(request: HttpRequest) -> HttpResponse:
+            await self._gate(name)
+            if request.path in self.world.bodies:
+                status, body = self.world.bodies[request.path]
+                return HttpResponse(status, body, "text/plain")
+            if request.path == "/health":
+                healthy = self.world.own_health[name]
+                return text_response('{"health":"true"}' if healthy else '{"health":"false"}', 200 if healthy else 503)
+            return json_response(self._pd_view(request.path))
+
+        for path in ("/health", "/pd/api/v1/{a}", "/pd/api/v1/{a}/{b}", "/pd/api/v1/{a}/{b}/{c}"):
+            router.add("GET", path, answer)
+        return router
+
+    def _pd_view(self, path: str) -> Any:
+        world = self.world
+        leaf = path.removeprefix("/pd/api/v1/")
+        if leaf == "health":
+            return [{"name": name, "health": healthy} for name, healthy in world.health.items()]
+        if leaf == "stores":
+            stores = [self._store(at, name) for at, name in enumerate(TIKVS) if name in world.store_state]
+            return {"count": len(stores), "stores": stores}
+        if leaf == "regions/count":
+            return {"count": world.regions, "regions": None}
+        if leaf == "config/replicate":
+            return {"max-replicas": world.max_replicas}
+        if leaf.startswith("regions/check/"):
+            count = world.checks.get(leaf.rpartition("/")[2], 0)
+            return {"count": count, "regions": [{"id": 2 + n} for n in range(count)]}
+        return {}
+
+    def _store(self, at: int, name: str) -> dict[str, Any]:
+        heartbeat = int((time.time() - self.world.heartbeat_age_s[name]) * 1e9)
+        meta = {"id": at + 1, "address": self.addresses[name], "version": "8.1.0", "git_hash": "drillyard-stub"}
+        store = {**meta, "state_name": self.world.store_state[name], "last_heartbeat": heartbeat}
+        status = {"region_count": self.world.regions} | ({"leader_count": self.world.regions} if at == 0 else {})
+        return {"store": store, "status": status}
+
+    def _pd_grpc(self, name: str) -> Handlers:
+        world = self.world
+
+        async def members(_: pdpb.GetMembersRequest) -> pdpb.GetMembersResponse:
+            await self._gate(name)
+            listed = [
+                pdpb.Member(
+                    name=pd,
+                    member_id=at + 1,
+                    client_urls=[f"http://{self.addresses[pd]}"],
+                    binary_version="v8.1.0",
+                    git_hash="drillyard-stub",
+                )
+                for at, pd in enumerate(PDS)
+            ]
+            leader = next((one for one in listed if one.name == world.leader[name]), None)
+            header = pdpb.ResponseHeader(cluster_id=world.cluster_id[name])
+            return pdpb.GetMembersResponse(header=header, members=listed, leader=leader)
+
+        async def tso(stream: ServerStream[pdpb.TsoRequest, pdpb.TsoResponse]) -> None:
+            async for _ in stream:
+                physical, logical = world.timestamps.pop(0)
+                await stream.send(
+                    pdpb.TsoResponse(count=1, timestamp=pdpb.Timestamp(physical=physical, logical=logical))
+                )
+
+        async def region(_: pdpb.GetRegionRequest) -> pdpb.GetRegionResponse:
+            peers = [metapb.Peer(id=10 + at, store_id=at + 1) for at in range(3)]
+            found = metapb.Region(id=2, region_epoch=metapb.RegionEpoch(conf_ver=5, version=1), peers=peers)
+            return pdpb.GetRegionResponse(region=found, leader=peers[0])
+
+        async def store(request: pdpb.GetStoreRequest) -> pdpb.GetStoreResponse:
+            address = self.addresses[TIKVS[request.store_id - 1]]
+            return pdpb.GetStoreResponse(store=metapb.Store(id=request.store_id, address=address))
+
+        return {
+            services.PD.GetMembers: members,
+            services.PD.Tso: tso,
+            services.PD.GetRegion: region,
+            services.PD.GetStore: store,
+        }
+
+    # --- TiKV --------------------------------------------------------------------------------------------------------
+
+    def _tikv_http(self, name: str) -> Router:
+        router = Router()
+
+        async def answer(_: HttpRequest) -> HttpResponse:
+            await self._gate(name)
+            return HttpResponse()
+
+        router.add("GET", "/status", answer)
+        return router
+
+    def _tikv_grpc(self, name: str) -> Handlers:
+        world = self.world
+
+        async def put(request: kvrpcpb.RawPutRequest) -> kvrpcpb.RawPutResponse:
+            await self._gate(name)
+            world.puts += 1
+            if world.refusal is not None:
+                return kvrpcpb.RawPutResponse(region_error=world.refusal)
+            if not world.loses_writes:
+                world.keys[request.key] = request.value
+            return kvrpcpb.RawPutResponse()
+
+        async def get(request: kvrpcpb.RawGetRequest) -> kvrpcpb.RawGetResponse:
+            await self._gate(name)
+            value = world.keys.get(request.key)
+            return kvrpcpb.RawGetResponse(value=value or b"", not_found=value is None)
+
+        async def delete(request: kvrpcpb.RawDeleteRequest) -> kvrpcpb.RawDeleteResponse:
+            world.keys.pop(request.key, None)
+            return kvrpcpb.RawDeleteResponse()
+
+        async def swap(request: kvrpcpb.RawCASRequest) -> kvrpcpb.RawCASResponse:
+            now = world.keys.get(request.key)
+            wanted = None if request.previous_not_exist else request.previous_value
+            if now == wanted:
+                world.keys[request.key] = request.value
+            return kvrpcpb.RawCASResponse(
+                succeed=now == wanted, previous_not_exist=now is None, previous_value=now or b""
+            )
+
+        async def scan(request: kvrpcpb.RawScanRequest) -> kvrpcpb.RawScanResponse:
+            found = sorted(
+                (k, v)
+                for k, v in world.keys.items()
+                if k >= request.start_key and (not request.end_key or k < request.end_key)
+            )
+            pairs = [kvrpcpb.KvPair(key=k, value=v) for k, v in found[: request.limit]]
+            return kvrpcpb.RawScanResponse(kvs=pairs)
+
+        async def delete_range(request: kvrpcpb.RawDeleteRangeRequest) -> kvrpcpb.RawDeleteRangeResponse:
+            for key in [k for k in world.keys if request.start_key <= k < request.end_key]:
+                del world.keys[key]
+            return kvrpcpb.RawDeleteRangeResponse()
+
+        return {
+            services.TIKV.RawPut: put,
+            services.TIKV.RawGet: get,
+            services.TIKV.RawDelete: delete,
+            services.TIKV.RawCompareAndSwap: swap,
+            services.TIKV.RawScan: scan,
+            services.TIKV.RawDeleteRange: delete_range,
+        }
+
+
+class StubRuntime:
+    """Tells of members that "run"; `end` makes one exit, as the keeper would push it."""
+
+    name = "stub"
+
+    def __init__(self, topology: Topology, directory: Path) -> None:
+        self._directory = directory
+        self._topology = topology
+        self._events: list[asyncio.Queue[MemberEvent]] = []
+        for part in ("data", "logs", "config"):
+            (directory / part).mkdir(parents=True, exist_ok=True)
+        self._members = {member.name: self._member(member.name, member.role) for member in topology.members}
+
+    def _member(self, name: str, role: Role) -> DeployedMember:
+        log = self._directory / "logs" / f"{name}.log"
+        log.write_text(f'[INFO] ["Welcome, I am {name}"]\n')
+        return DeployedMember(
+            name=name,
+            role=role,
+            kind="emulated",
+            pid=4000 + len(name),
+            running=True,
+            paused=False,
+            exit=None,
+            starts=1,
+            started_at=time.time() - 30,
+            addresses=self._topology.member(name).addresses,
+            data_dir=self._directory / "data" / name,
+            log_path=log,
+            out_path=log.with_suffix(".out"),
+            argv=("stub", name),
+        )
+
+    def change(self, member: str, **changes: Any) -> None:
+        self._members[member] = replace(self._members[member], **changes)
+
+    def end(self, member: str, exit_: Exit) -> None:
+        self.change(member, running=False, pid=None, exit=exit_)
+        for queue in self._events:
+            queue.put_nowait(MemberEvent("stub", member, EventKind.EXITED, exit_.at, None, exit_))
+
+    async def deployment(self, name: str) -> Deployment:
+        members = tuple(self._members.values())
+        return Deployment(name, "stub", ABILITIES, self._directory, self._topology, members, 1, 0.0)
+
+    async def watch(self, name: str) -> AsyncIterator[MemberEvent]:
+        queue: asyncio.Queue[MemberEvent] = asyncio.Queue()
+        self._events.append(queue)
+        while True:
+            yield await queue.get()
+
+
+class Heard:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.pictures: list[Picture] = []
+        self.entries: list[Entry] = []
+        self.trouble: Trouble | None = None
+
+    def see(self, picture: Picture) -> None:
+        self.pictures.append(picture)
+
+    def hear(self, entry: Entry) -> None:
+        self.entries.append(entry)
+
+    def cut_short(self, trouble: Trouble) -> None:
+        self.trouble = trouble
