@@ -1,0 +1,116 @@
+"""The one wait helper: what it brings, what wakes it, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from drillyard.waiting import Clock, Deadline, Wake, until
+
+FOREVER_S = 3600.0
+
+
+class HandClock(Clock):
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+def test_it_looks_until_something_is_there() -> None:
+    looks: list[int] = []
+
+    async def look() -> str | None:
+        looks.append(len(looks))
+        return "found" if len(looks) == 3 else None
+
+    found = asyncio.run(until(look, Deadline.after(Clock(), FOREVER_S), poll_s=0.0))
+    assert found == "found"
+    assert looks == [0, 1, 2]
+
+
+def test_an_event_cuts_a_look_short_and_starts_the_next() -> None:
+    async def run() -> tuple[str | None, bool]:
+        wake, was_cut = Wake(), False
+        looks = 0
+
+        async def look() -> str | None:
+            nonlocal looks, was_cut
+            looks += 1
+            if looks == 2:
+                return "second"
+            asyncio.get_running_loop().call_soon(wake.rouse)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                was_cut = True
+                raise
+            return None
+
+        return await until(look, Deadline.after(Clock(), FOREVER_S), wake=wake, poll_s=FOREVER_S), was_cut
+
+    assert asyncio.run(run()) == ("second", True)
+
+
+def test_an_event_between_two_looks_wakes_the_wait() -> None:
+    async def run() -> str | None:
+        wake, answers = Wake(), [None, "found"]
+
+        async def look() -> str | None:
+            asyncio.get_running_loop().call_later(0.01, wake.rouse)
+            return answers.pop(0)
+
+        return await until(look, Deadline.after(Clock(), FOREVER_S), wake=wake, poll_s=FOREVER_S)
+
+    assert asyncio.run(run()) == "found"
+
+
+def test_a_deadline_ends_a_look_that_hangs() -> None:
+    async def look() -> str | None:
+        await asyncio.Event().wait()
+        return None
+
+    assert asyncio.run(until(look, Deadline.after(Clock(), 0.01))) is None
+
+
+def test_a_deadline_that_passed_during_the_last_look_is_noticed_after_it() -> None:
+    clock = HandClock()
+
+    async def look() -> str | None:
+        clock.time += 10.0
+        return None
+
+    assert asyncio.run(until(look, Deadline.after(clock, 5.0))) is None
+    assert clock.time == 10.0
+
+
+def test_a_look_that_raises_ends_the_wait() -> None:
+    async def look() -> str | None:
+        raise ValueError("broken look")
+
+    with pytest.raises(ValueError, match="broken look"):
+        asyncio.run(until(look, Deadline.after(Clock(), FOREVER_S)))
+
+
+def test_a_cancelled_wait_leaves_no_task_behind() -> None:
+    async def run() -> int:
+        async def look() -> str | None:
+            await asyncio.Event().wait()
+            return None
+
+        waiting = asyncio.create_task(until(look, Deadline.after(Clock(), FOREVER_S)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(run()) == 1
