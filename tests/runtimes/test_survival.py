@@ -300,6 +300,8 @@ def test_a_start_after_an_abandoned_stop_waits_for_it(runtime: LocalRuntime) -> 
         await writer.drain()
         writer.close()
         await until(lambda: "stopping" in (first.directory / "journal.jsonl").read_text())
+        now = await runtime.deployment("a")
+        assert now.is_up == (not now.is_stopping)
         second = await runtime.start(await runtime.plan(name="a"))
         assert second.is_up
         assert second.keeper_pid != first.keeper_pid

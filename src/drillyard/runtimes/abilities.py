@@ -101,10 +101,12 @@ class Deployment:
     members: tuple[DeployedMember, ...]
     keeper_pid: int | None  # None: no keeper, so nothing of it runs
     started_at: float | None
+    is_stopping: bool = False  # a stop is on its way, whether or not its command still waits for it
 
     @property
     def is_up(self) -> bool:
-        return self.keeper_pid is not None
+        """Whether any member runs and is to go on running. If not, a start starts every member."""
+        return not self.is_stopping and any(member.running for member in self.members)
 
     @property
     def evidence_dir(self) -> Path:

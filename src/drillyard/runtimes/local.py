@@ -348,8 +348,17 @@ def _is_loopback(host: str) -> bool:
 def _deployment(plan: Plan, state: journal.State) -> Deployment:
     members = tuple(_member(plan, member, state.runs.get(member.name)) for member in plan.topology.members)
     keeper = state.keeper["keeper"] if state.keeper else None
-    topology = plan.topology
-    return Deployment(plan.name, "local", ABILITIES, plan.directory, topology, members, keeper, state.started_at)
+    return Deployment(
+        name=plan.name,
+        runtime="local",
+        abilities=ABILITIES,
+        directory=plan.directory,
+        topology=plan.topology,
+        members=members,
+        keeper_pid=keeper,
+        started_at=state.started_at,
+        is_stopping=state.is_closing,
+    )
 
 
 def _member(plan: Plan, member: Member, run: dict[str, Any] | None) -> DeployedMember:
