@@ -1,0 +1,117 @@
+"""Three emulated pd-servers as processes, for tests: started, killed, stopped for a while, started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+CONFIG = 'tick-interval = "100ms"\nelection-interval = "1s"\n'
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class PdProcesses:
+    def __init__(self, home: Path, members: int = 3) -> None:
+        self.home = home
+        self.names = [f"pd{place}" for place in range(members)]
+        ports = free_ports(2 * members)
+        self.client_ports, self.peer_ports = ports[:members], ports[members:]
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        (home / "pd.toml").write_text(CONFIG)
+
+    @property
+    def initial_cluster(self) -> str:
+        pairs = zip(self.names, self.peer_ports, strict=True)
+        return ",".join(f"{name}=http://127.0.0.1:{port}" for name, port in pairs)
+
+    def arguments(self, place: int, **changes: str) -> list[str]:
+        flags = {
+            "name": self.names[place],
+            "data-dir": str(self.home / self.names[place]),
+            "client-urls": f"http://127.0.0.1:{self.client_ports[place]}",
+            "peer-urls": f"http://127.0.0.1:{self.peer_ports[place]}",
+            "initial-cluster": self.initial_cluster,
+            "config": str(self.home / "pd.toml"),
+            "log-file": str(self.home / f"{self.names[place]}.log"),
+        }
+        flags.update({name.replace("_", "-"): value for name, value in changes.items()})
+        return [f"--{name}={value}" for name, value in flags.items()]
+
+    def start(self, *places: int, **changes: str) -> None:
+        for place in places or range(len(self.names)):
+            command = [sys.executable, "-m", "drillyard.emulator.pd_server", *self.arguments(place, **changes)]
+            with (self.home / f"{self.names[place]}.err").open("ab") as errors:
+                self.processes[place] = subprocess.Popen(command, stdout=errors, stderr=errors)
+
+    def run_to_its_end(self, place: int, **changes: str) -> tuple[int, str]:
+        """Exit code and stderr of a member that is expected to stop by itself."""
+        command = [sys.executable, "-m", "drillyard.emulator.pd_server", *self.arguments(place, **changes)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        return done.returncode, done.stderr
+
+    def kill(self, *places: int) -> None:
+        """SIGKILL, all at once."""
+        for place in places:
+            self.processes[place].kill()
+        for place in places:
+            self.processes.pop(place).wait()
+
+    def signal(self, place: int, number: signal.Signals) -> None:
+        os.kill(self.processes[place].pid, number)
+
+    def terminate(self, place: int) -> int:
+        process = self.processes.pop(place)
+        process.terminate()
+        return process.wait(timeout=20)
+
+    def close(self) -> None:
+        for place in list(self.processes):
+            self.signal(place, signal.SIGCONT)
+        self.kill(*self.processes)
+
+    def get(self, place: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, str, bytes]:
+        """Status (0: no answer), content type and body."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.client_ports[place]}{path}", headers=headers or {})
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return answer.status, answer.headers.get("Content-Type", ""), answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers.get("Content-Type", ""), error.read()
+        except OSError:
+            return 0, "", b""
+
+    def ask(self, place: int, path: str) -> Any:
+        """The JSON of an answer, or None if it is none with status 200."""
+        status, _, body = self.get(place, path)
+        return json.loads(body) if status == 200 else None
+
+    def leader(self, *places: int) -> int | None:
+        """Whom the given members (default: all that run) name as the leader, if they agree."""
+        answers = [self.ask(place, "/pd/api/v1/leader") for place in places or list(self.processes)]
+        names = {answer["name"] if answer else None for answer in answers}
+        name = names.pop() if len(names) == 1 else None
+        return None if name is None else self.names.index(name)
+
+    def wait_for_leader(self, within_s: float = 20.0) -> int:
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            if (leader := self.leader()) is not None:
+                return leader
+            time.sleep(0.02)
+        raise AssertionError(f"no leader within {within_s} s; the logs are in {self.home}")
