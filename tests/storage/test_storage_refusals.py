@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,19 @@ from drillyard.emulator.version import ON_DISK_FORMAT
 
 MIB = 1 << 20
 SMALL = StorageOptions(memtable_bytes=MIB, reserve_bytes=3 * MIB, low_water_bytes=4 * MIB)
+
+
+KILLED_CHILD = """
+import os, signal, sys
+from drillyard.emulator.storage import Batch, Storage, StorageOptions
+storage = Storage.open(sys.argv[1], "tikv", StorageOptions(reserve_bytes=0))
+for number in range(500):
+    batch = Batch()
+    batch.put(b"key %d" % number, b"v" * 100)
+    storage.write(batch)
+storage.sync()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def refusal(path: Path, kind: data_directory.Kind = "tikv") -> StorageRefused:
@@ -120,24 +135,37 @@ def test_a_spoilt_database_is_refused_as_corrupted_and_released(tmp_path: Path, 
     Storage.open(data, "tikv", SMALL).close()  # the refusal let go of the lock
 
 
+def recyclable(kind: int, size: int) -> bytes:
+    """Garbage that RocksDB takes for a record of a recycled log; its reader never comes back from it."""
+    return struct.pack("<IHBI", 1, 100, kind, 77) + random.randbytes(size)
+
+
+@pytest.mark.parametrize("kind", [5, 6, 7, 8, 11])
+def test_garbage_that_would_trap_rocksdb_is_cut_off_the_log_or_refused(tmp_path: Path, kind: int) -> None:
+    data = tmp_path / "data"
+    subprocess.run([sys.executable, "-c", KILLED_CHILD, str(data)], timeout=60)
+    intact = shutil.copytree(data, tmp_path / "intact")
+    (log,) = (data / "db").glob("*.log")
+    with log.open("ab") as file:  # behind what was synced
+        file.write(recyclable(kind, 50_000))
+    storage = Storage.open(data, "tikv", SMALL)
+    assert len(storage.scan(b"key ", b"key!", 1000)) == 500
+    storage.close()
+    (log,) = (intact / "db").glob("*.log")
+    content = log.read_bytes()
+    log.write_bytes(content[:32768] + recyclable(kind, len(content) - 32768 - 11))  # where a block begins
+    assert "acknowledged" in refusal(intact).reason
+    (manifest,) = (data / "db").glob("MANIFEST-*")
+    with manifest.open("ab") as file:
+        file.write(recyclable(kind, 1000))
+    assert refusal(data).cause is Cause.CORRUPTED
+
+
 def test_a_missing_table_is_refused_as_corrupted(tmp_path: Path) -> None:
     data = made(tmp_path / "data")
     for table in (data / "db").glob("*.sst"):
         table.unlink()
     assert refusal(data).cause is Cause.CORRUPTED
-
-
-KILLED_CHILD = """
-import os, signal, sys
-from drillyard.emulator.storage import Batch, Storage, StorageOptions
-storage = Storage.open(sys.argv[1], "tikv", StorageOptions(reserve_bytes=0))
-for number in range(500):
-    batch = Batch()
-    batch.put(b"key %d" % number, b"v" * 100)
-    storage.write(batch)
-storage.sync()
-os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
 def test_a_log_damaged_before_its_synced_end_is_refused_again_and_again(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ JSON_TYPE = "application/json; charset=UTF-8"
 BYTES_TYPE = "application/octet-stream"
 NOT_BOOTSTRAPPED = "[PD:cluster:ErrNotBootstrapped]TiKV cluster not bootstrapped, please start TiKV first"
 NO_OPERATOR = "[PD:operator:ErrOperatorNotFound]operator not found"
+STORE_STATES = {"up", "disconnected", "down", "offline", "tombstone"}
 TOP = 16  # regions in a list of the first by some measure, unless the client says otherwise
 CORS = (
     ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
@@ -326,6 +327,31 @@ class PdHttp:
             if _number(state) is None:
                 return answer_json(f"strconv.Atoi: parsing {json.dumps(state)}: invalid syntax", 500)
         return answer_json(self._stores(lead).all({int(state) for state in asked}))
+
+    def _get_store(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        store_id = _number(request.params["id"])
+        if store_id is None:
+            return answer_json({"code": "input", "msg": _not_a_number(request.params["id"]), "data": {}}, 400)
+        store = self._cluster.stores.get(store_id)
+        if store is None:
+            return answer_json(f"[PD:core:ErrStoreNotFound]store {store_id} not found", 404)
+        return answer_json(self._stores(lead).one(store))
+
+    def _get_store_limits(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        return answer_json(pd_config.schedule(self._member.settings, sorted(self._cluster.stores))["store-limit"])
+
+    def _get_labels(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        pairs = {(label.key, label.value) for store in self._cluster.stores.values() for label in store.labels}
+        return answer_json([{"key": key, "value": value} for key, value in sorted(pairs)] or None)
+
+    def _get_stores_in_state(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        wanted = {state.lower() for state in request.query.get("state", []) if state}
+        if unknown := wanted - STORE_STATES:
+            return answer_json(f"unknown StoreState: {unknown.pop()}", 400)
+        views = self._stores(lead)
+        stores = [store for _, store in sorted(self._cluster.stores.items())]
+        kept = [store for store in stores if not wanted or views.state_of(store).lower() in wanted]
+        return answer_json({"count": len(kept), "stores": [views.one(store) for store in kept]})
 
     def _get_store(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         store_id = _number(request.params["id"])

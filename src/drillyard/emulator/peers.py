@@ -168,7 +168,9 @@ class Transport:
     # Receiving
 
     def handlers(self, deliver: Deliver, snapshot: TakeSnapshot) -> Handlers:
-        """What to serve. `deliver` gets each envelope for this member. `snapshot` gets the envelope and the data of one snapshot, and
+        """What to serve.
+
+        `deliver` gets each envelope for this member. `snapshot` gets the envelope and the data of one snapshot, and
         returns when it has taken it in; if the stream breaks off it is cancelled or the data raises RpcError.
         """
 

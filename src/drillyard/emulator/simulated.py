@@ -149,19 +149,19 @@ class Witness:
     def elections(self) -> int:
         return len(self._leaders)
 
-    def see_leader(self, raft: Raft) -> None:
-        known = self._leaders.setdefault(raft.term, raft.node)
-        if known != raft.node:
+    def see_leader(self, raft: Raft) -> bool:
+        """Whether this leader is new. Leader completeness: what was decided in an earlier term is in its log."""
+        known = self._leaders.setdefault(raft.term, 0)
+        if known not in (0, raft.node):
             raise Violation("election safety", f"{known} and {raft.node} both lead term {raft.term}")
-
-    def see_new_leader(self, raft: Raft) -> None:
-        """Leader completeness: what was decided in an earlier term is in the log of every later leader."""
-        if raft.term in self._leaders:
-            return
+        if known:
+            return False
+        self._leaders[raft.term] = raft.node
         for index in range(raft.first_index, self.last_decided + 1):
             entry, by = self._decided.get(index, (None, raft.term))
             if by < raft.term and entry is not None and raft.term_at(index) != entry.term:
                 raise Violation("leader completeness", f"{raft.node} leads term {raft.term} without {entry}")
+        return True
 
     def see_vote(self, message: Message) -> None:
         known = self._votes.setdefault((message.term, message.sender), message.to)
@@ -176,6 +176,10 @@ class Witness:
             if known != entry or (before is not None and known_before is not None and known_before != before):
                 raise Violation("log matching", f"{raft.node} holds {entry} where another holds {known}")
             before = entry.term
+
+    def see_installed(self, raft: Raft, snapshot: SnapshotMeta, applied: int) -> None:
+        if snapshot.index < applied:
+            raise Violation("state machine safety", f"{raft.node} went back from {applied} to {snapshot.index}")
 
     def see_applied(self, raft: Raft, entry: Entry) -> None:
         known, _ = self._decided.setdefault(entry.index, (entry, raft.term))
@@ -193,20 +197,25 @@ class World(Protocol):
 
     dice: Dice
     witness: Witness
+    now_us: int
 
     def after(self, delay_us: int, call: Callable[[], None]) -> None: ...
     def send(self, message: Message, values: dict[bytes, bytes] | None) -> None: ...
     def answer(self, operation: int, outcome: str, value: bytes | None) -> None: ...
     def note(self, text: str) -> None: ...
+    def tempt(
+        self, node: int
+    ) -> None: ...  # something has just happened at this leader: a good moment for a misfortune
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How long a node takes for its work, at most; drawn anew each time."""
+    """How long a node takes for its work, at most (drawn anew each time), and how long a log it keeps."""
 
     turn_us: int = 300
     sync_us: int = 5_000
     apply_us: int = 3_000
+    keeps_entries: int = 0  # compacted as soon as it is longer; 0: only on demand
 
 
 class Node:
@@ -217,6 +226,7 @@ class Node:
         self.disk = disk
         self.speed = Speed()
         self.is_up = False
+        self.sleeps_until_us = 0  # a node that is stopped for a while does nothing, and knows nothing of it
         self._world = world
         self._options = options
         self._life = 0  # how often it was started; what belongs to an earlier life is ignored
@@ -230,6 +240,7 @@ class Node:
         self._arrived: dict[tuple[int, int], dict[bytes, bytes]] = {}  # the data of snapshots, by index and term
         self._turn_is_due = self._apply_is_due = self._is_syncing = False
         self._number = 0
+        self._applied = self.disk.applied
         self._deferred: deque[Ready] = deque()
         self._to_apply: deque[Entry] = deque()
         self._proposed: dict[int, tuple[int, int]] = {}  # by index: term and operation
@@ -239,6 +250,7 @@ class Node:
 
     def crash(self) -> None:
         self.is_up = False
+        self.sleeps_until_us = 0
         self.disk.cut_power(self._world.dice)
         self._life += 1
 
@@ -293,9 +305,8 @@ class Node:
         self._turn_is_due = False
         raft = self.raft
         while raft.has_ready():
-            if raft.role is Role.LEADER:
-                self._world.witness.see_new_leader(raft)
-                self._world.witness.see_leader(raft)
+            if raft.role is Role.LEADER and self._world.witness.see_leader(raft):
+                self._world.tempt(self.number)
             self._carry_out(raft.ready())
         if not self._is_syncing:
             self._sync()
@@ -329,7 +340,9 @@ class Node:
         self.disk.pending.append(Written(ready, values))
 
     def _install(self, snapshot: SnapshotMeta, values: dict[bytes, bytes]) -> None:
+        self._world.witness.see_installed(self.raft, snapshot, self._applied)
         self.values = dict(values)
+        self._applied = snapshot.index
         self._to_apply.clear()
         for index in [index for index in self._proposed if index <= snapshot.index]:
             self._world.answer(self._proposed.pop(index)[1], "unknown", None)
@@ -375,17 +388,22 @@ class Node:
             entry = self._to_apply.popleft()
             if entry.change is not None:
                 if entry.data != b"reject":
+                    if self.raft.role is Role.LEADER:
+                        self._world.tempt(self.number)
                     self.raft.apply_change(entry.change)
             elif entry.data:
                 key, value = entry.data.split(b" ")
                 changed[key] = self.values[key] = value
             self._world.witness.see_applied(self.raft, entry)
             self.raft.applied_to(entry.index)
+            self._applied = entry.index
             self._settle_proposal(entry)
             self._world.note(f"{self.number} applied {entry.index}")
         applied = self.raft.applied
         if applied > before:
             self.disk.pending.append(Written(None, changed, applied, self.raft.configuration))
+            if self.speed.keeps_entries:
+                self.compact(self.speed.keeps_entries)
         for index, context in self._reads:
             if index <= applied:
                 operation, key = self._asked.pop(context)
@@ -402,4 +420,12 @@ class Node:
     def _later(self, at_most_us: int, call: Callable[[], None]) -> None:
         life = self._life
         delay = self._world.dice.below(at_most_us + 1)
-        self._world.after(delay, lambda: call() if life == self._life else None)
+        self._world.after(delay, lambda: self._come_to(life, call))
+
+    def _come_to(self, life: int, call: Callable[[], None]) -> None:
+        if life != self._life:
+            return
+        if self._world.now_us < self.sleeps_until_us:
+            self._world.after(self.sleeps_until_us - self._world.now_us, lambda: self._come_to(life, call))
+        else:
+            call()

@@ -51,9 +51,9 @@ class Scale:
 
     voters: int = 3
     spares: int = 2  # nodes that the group may take in
-    clients: int = 3
-    keys: int = 2
-    safety_ms: int = 2_500
+    clients: int = 4
+    keys: int = 3
+    safety_ms: int = 2_000
     liveness_ms: int = 6_000  # at most; it ends as soon as the group has converged
 
 
@@ -66,6 +66,7 @@ class Weather:
     delay_ms: int = 1
     straggling: int = 0  # messages that take ten times as long
     mishap_every_ms: int = 100
+    ambush: int = 0  # how often a mishap strikes just when a leader is elected or changes the membership
     speed: Speed = field(default_factory=Speed)
 
 
@@ -99,7 +100,7 @@ class Outcome:
 def simulate(seed: int, scale: Scale | None = None) -> Outcome:
     """Run one seed; every exception says which."""
     try:
-        return Simulation(seed, scale or Scale()).run()
+        return Simulation(seed, scale).run()
     except Exception as failure:
         failure.add_note(f"seed {seed}: replay with drillyard.emulator.simulation.simulate({seed})")
         raise
@@ -111,6 +112,7 @@ class Client:
     def __init__(self, number: int) -> None:
         self.number = number
         self.target = 1
+        self.writes = (0, 300, 1000)[number % 3]  # permille of its operations: some only read, some only write
         self.operation = 0  # under way; 0: none
         self.has_put = self.has_got = False  # since the world was healed
 
@@ -118,10 +120,10 @@ class Client:
 class Simulation:
     """One group, its network, its clients and its misfortunes."""
 
-    def __init__(self, seed: int, scale: Scale) -> None:
+    def __init__(self, seed: int, scale: Scale | None = None) -> None:
         self.seed = seed
-        self.scale = scale
         self.dice = Dice(seed)
+        self.scale = scale if scale is not None else Scale(voters=self.dice.pick((3, 3, 3, 4, 5)))
         self.witness = Witness()
         self.now_us = 0
         self.history: list[Call] = []
@@ -135,8 +137,9 @@ class Simulation:
         self._is_stormy = True
         self._crashes = self._changes = self._snapshots = 0
         self._weather = self._draw_weather()
+        self._mishaps = self._draw_mishaps()
         self._nodes = self._create_nodes()
-        self._clients = [Client(number) for number in range(1, scale.clients + 1)]
+        self._clients = [Client(number) for number in range(1, self.scale.clients + 1)]
 
     def run(self) -> Outcome:
         for client in self._clients:
@@ -183,13 +186,24 @@ class Simulation:
         """The answer to a client's operation; the client may have given up on it."""
         self.after(self.dice.between(1, MILLISECOND_US), lambda: self._end_operation(operation, outcome, value))
 
+    def tempt(self, node: int) -> None:
+        if self._is_stormy and self.dice.happens(self._weather.ambush):
+            self.after(self.dice.below(2 * TICK_US), lambda: self._ambush(self._nodes[node]))
+
     def _deliver(self, message: Message, values: dict[bytes, bytes] | None) -> None:
         node = self._nodes[message.to]
+        if node.sleeps_until_us > self.now_us:
+            self._when_awake(node, lambda: self._deliver(message, values))
+            return
         if node.is_up:
             self.note(f"{message.kind.name} {message.sender}>{message.to} {message.term} {message.index}")
             node.deliver(message, values)
         if message.snapshot is not None:
             self._report(message, ok=node.is_up)
+
+    def _when_awake(self, node: Node, call: Callable[[], None]) -> None:
+        """What came while a node was stopped waits for it, and is found in any order."""
+        self.after(node.sleeps_until_us - self.now_us + self.dice.below(MILLISECOND_US), call)
 
     def _report(self, message: Message, *, ok: bool) -> None:
         sender = self._nodes[message.sender]
@@ -212,23 +226,45 @@ class Simulation:
 
     def _draw_weather(self) -> Weather:
         dice = self.dice
-        if dice.happens(200):
+        if dice.happens(100):
             return Weather(mishap_every_ms=dice.between(50, 400))
         return Weather(
             loss=dice.pick((0, 10, 50, 150, 300)),
-            doubling=dice.pick((0, 20, 100)),
+            doubling=dice.pick((0, 20, 200)),
             delay_ms=dice.pick((1, 3, 8, 20)),
-            straggling=dice.pick((0, 10, 50)),
-            mishap_every_ms=dice.between(20, 250),
+            straggling=dice.pick((0, 20, 100)),
+            mishap_every_ms=dice.pick((20, 50, 100, 250)),
+            ambush=dice.pick((0, 100, 500)),
             speed=Speed(
                 turn_us=dice.pick((100, 1_000)),
                 sync_us=dice.pick((100, 5_000, 30_000)),
-                apply_us=dice.pick((100, 10_000, 50_000)),
+                apply_us=dice.pick((100, 10_000, 100_000)),
+                keeps_entries=dice.pick((0, 0, 2)),
             ),
         )
 
+    def _draw_options(self) -> Options:
+        dice = self.dice
+        return Options(
+            election_ticks=dice.pick((4, 6, 10)),
+            heartbeat_ticks=dice.pick((1, 2)),
+            max_append_bytes=dice.pick((1, 150, 1 << 20)),
+            max_inflight=dice.pick((1, 3, 256)),
+            max_committed_bytes=dice.pick((1, 1 << 20)),
+        )
+
+    def _draw_mishaps(self) -> tuple[Callable[[], None], ...]:
+        """Each seed does much of some things and nothing of others: what hides behind one misfortune shows then."""
+        kinds = (
+            *(self._cut_in_two, self._cut_leader_off, self._cut_link, self._mend),
+            *(self._crash_one, self._crash_leader, self._cut_power, self._stop_leader),
+            *(self._transfer, self._compact),
+        )
+        drawn = tuple(kind for kind in kinds for _ in range(self.dice.pick((0, 0, 1, 4))))
+        return (*drawn, *([self._change_membership] * self.dice.pick((0, 2, 8))), self._mend, self._restart)
+
     def _create_nodes(self) -> dict[int, Node]:
-        options = Options(max_append_bytes=self.dice.pick((150, 1 << 20)), max_inflight=self.dice.pick((2, 256)))
+        options = self._draw_options()
         configuration = Configuration(frozenset(range(1, self.scale.voters + 1)))
         nodes: dict[int, Node] = {}
         for number in range(1, self.scale.voters + self.scale.spares + 1):
@@ -243,7 +279,7 @@ class Simulation:
     def _tick(self, number: int, period_us: int) -> None:
         self.after(period_us, lambda: self._tick(number, period_us))
         node = self._nodes[number]
-        if node.is_up:
+        if node.is_up and node.sleeps_until_us <= self.now_us:
             node.tick()
 
     # ---- clients -----------------------------------------------------------------------------------------------
@@ -255,18 +291,23 @@ class Simulation:
         operation = client.operation = self._operations
         if self.dice.happens(100):
             client.target = self.dice.pick(sorted(self._nodes))
-        is_put = self.dice.happens(500) if self._is_stormy else not client.has_put
+        is_put = self.dice.happens(client.writes) if self._is_stormy else not client.has_put
         key = b"k%d" % self.dice.below(self.scale.keys)
         value = b"v%d" % operation if is_put else None
         kind = "put" if is_put else "get"
         self._calls[operation] = Call(client.number, kind, key, value, self.now_us, 0, "unknown")
         self.note(f"client {client.number} {kind} {key!r} at {client.target}")
         self.after(self.dice.between(1, MILLISECOND_US), lambda: self._ask(client.target, operation))
-        self.after(300 * MILLISECOND_US, lambda: self._give_up(client, operation))
+        self.after(150 * MILLISECOND_US, lambda: self._give_up(client, operation))
 
     def _ask(self, target: int, operation: int) -> None:
         node = self._nodes[target]
-        call = self._calls[operation]
+        if node.sleeps_until_us > self.now_us:
+            self._when_awake(node, lambda: self._ask(target, operation))
+            return
+        call = self._calls.get(operation)
+        if call is None:  # its client has given up: it was recorded as unknown, and that includes never
+            return
         if not node.is_up:
             self.answer(operation, "failed", None)
         elif call.value is not None:
@@ -299,32 +340,31 @@ class Simulation:
             hint = self._nodes[client.target].raft.leader
             is_told = hint in self._nodes and hint != client.target and self.dice.happens(800)
             client.target = hint if is_told else self.dice.pick(sorted(self._nodes))
-        self.after(self.dice.between(1, 30) * MILLISECOND_US, lambda: self._begin_operation(client))
+        pause_ms = self.dice.between(1, 15 if outcome == "ok" else 40)
+        self.after(pause_ms * MILLISECOND_US, lambda: self._begin_operation(client))
 
     # ---- misfortunes -------------------------------------------------------------------------------------------
 
     def _mishap(self) -> None:
         if not self._is_stormy:
             return
-        mishaps = (
-            *(self._cut_in_two, self._cut_leader_off, self._cut_link, self._mend, self._mend),
-            *(self._crash_one, self._crash_one, self._crash_all, self._restart, self._restart, self._restart),
-            *(self._transfer, self._change_membership, self._change_membership, self._compact, self._compact),
-        )
-        mishap = self.dice.pick(mishaps)
+        mishap = self.dice.pick(self._mishaps)
         self.note(mishap.__name__)
         mishap()
         self.after(self.dice.between(1, 2 * self._weather.mishap_every_ms) * MILLISECOND_US, self._mishap)
 
     def _cut_in_two(self) -> None:
-        side = {number for number in self._nodes if self.dice.happens(500)}
+        self._cut_around({number for number in self._nodes if self.dice.happens(500)})
+
+    def _cut_around(self, side: set[int]) -> None:
         self._cut = {(a, b) for a in self._nodes for b in self._nodes if (a in side) != (b in side)}
+        if self.dice.happens(800):
+            self.after(self.dice.between(1, 40) * TICK_US, self._mend)
 
     def _cut_leader_off(self) -> None:
         leader = self._some_leader()
         if leader is not None:
-            alone = leader.number
-            self._cut = {(a, b) for a in self._nodes for b in self._nodes if (a == alone) != (b == alone)}
+            self._cut_around({leader.number})
 
     def _cut_link(self) -> None:
         """One direction only: the worse case."""
@@ -333,20 +373,45 @@ class Simulation:
     def _mend(self) -> None:
         self._cut.clear()
 
+    def _ambush(self, leader: Node) -> None:
+        if not self._is_stormy:
+            return
+        choice = self.dice.below(4)
+        self.note(f"ambush {choice}")
+        if choice == 0:
+            self._crash(leader)
+        elif choice == 3:
+            leader.sleeps_until_us = self.now_us + self.dice.between(2, 40) * TICK_US
+        else:
+            others = [number for number in self._nodes if number != leader.number and self.dice.happens(500)]
+            self._cut_around({leader.number, *(others if choice == 1 else ())})
+
     def _crash_one(self) -> None:
         self._crash(self._nodes[self.dice.pick(sorted(self._nodes))])
 
-    def _crash_all(self) -> None:
-        if self.dice.happens(300):
-            for node in self._nodes.values():
-                self._crash(node)
-            for node in self._nodes.values():
-                node.start()
+    def _crash_leader(self) -> None:
+        leader = self._some_leader()
+        if leader is not None:
+            self._crash(leader)
+
+    def _stop_leader(self) -> None:
+        """It does not run for a while and, when it wakes, still believes that it leads."""
+        leader = self._some_leader()
+        if leader is not None:
+            leader.sleeps_until_us = self.now_us + self.dice.between(2, 40) * TICK_US
+
+    def _cut_power(self) -> None:
+        """Everything goes down at once and is up again at once."""
+        for node in self._nodes.values():
+            self._crash(node)
+            node.start()
 
     def _crash(self, node: Node) -> None:
         if node.is_up:
             self._crashes += 1
             node.crash()
+            if self.dice.happens(900):
+                self.after(self.dice.below(20) * TICK_US, lambda: None if node.is_up else node.start())
 
     def _restart(self) -> None:
         down = [node for node in self._nodes.values() if not node.is_up]
@@ -372,6 +437,7 @@ class Simulation:
     def _change_membership(self) -> None:
         leader = self._some_leader()
         if leader is None:
+            self.after(5 * TICK_US, lambda: self._change_membership() if self._is_stormy else None)
             return
         kinds = (ChangeKind.ADD_VOTER, ChangeKind.ADD_VOTER, ChangeKind.ADD_LEARNER, ChangeKind.REMOVE)
         count = 0 if is_joint(leader.raft.configuration) else self.dice.pick((1, 1, 2, 2, 3))
@@ -399,6 +465,7 @@ class Simulation:
             client.has_put = client.has_got = False
         for node in self._nodes.values():
             node.speed = self._weather.speed
+            node.sleeps_until_us = 0
             if not node.is_up:
                 node.start()
         self._leave_joint()

@@ -49,6 +49,7 @@ from drillyard.emulator.data_directory import (
     refusal_of,
 )
 from drillyard.emulator.raft.types import Entry, HardState, Ready
+from drillyard.emulator.rocksdb_logs import find_snare
 
 __all__ = [
     "Batch",
@@ -420,9 +421,9 @@ class Storage:
         observer = self._options.on_synced
         lengths = _log_lengths(self._directory.path / _DATABASE) if observer is not None else {}
         self._database.flush_wal(True)
-        self._directory.note_synced(sequence)
         if observer is not None:
             observer(lengths)
+        self._directory.note_synced(sequence)
 
 
 class RaftLog:
@@ -510,9 +511,27 @@ def _log_lengths(database: Path) -> dict[str, int]:
 
 
 def _open_database(path: Path, options: StorageOptions) -> Any:
+    _disarm(path)
     try:
         return rocksdict.Rdict(str(path / _DATABASE), _database_options(options))
     except Exception as error:  # rocksdict raises bare Exception
+        raise refusal_of(error, path) from error
+
+
+def _disarm(path: Path) -> None:
+    """Keeps RocksDB away from damage that it would never come back from.
+
+    A write-ahead log is cut where that begins: RocksDB would not replay what comes after it either. Whether anything
+    acknowledged was there is checked after it has been opened, as after any other damage.
+    """
+    try:
+        for log in (path / _DATABASE).glob("*.log"):
+            if (place := find_snare(log)) is not None:
+                os.truncate(log, place)
+        for manifest in (path / _DATABASE).glob("MANIFEST-*"):
+            if find_snare(manifest) is not None:
+                raise ValueError(f"the manifest {manifest.name} is damaged")
+    except (OSError, ValueError) as error:
         raise refusal_of(error, path) from error
 
 

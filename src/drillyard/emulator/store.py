@@ -185,22 +185,25 @@ class Store:
 
     @staticmethod
     def _is_out(envelope: Envelope, replica: Replica) -> bool:
-        """Whether the sender was removed from the region and does not know it."""
+        """Whether the sender was removed from the region and does not know it. Equal epochs mean equal peers."""
         region = replica.region
-        stale = envelope.epoch.conf_ver < region.epoch.conf_ver
+        stale = envelope.epoch.conf_ver <= region.epoch.conf_ver
         return region.is_initialized and stale and region.peer(envelope.sender.id) is None
 
     def _found(self, envelope: Envelope) -> Replica:
-        """A replica that knows nothing but its id; the leader will send it a snapshot."""
-        return self.restore(
-            RestoredReplica(Region(envelope.region_id), envelope.to.id, Restored(configuration_of(Region(0))))
-        )
+        """A replica that knows nothing yet; the leader will send it a snapshot.
+
+        It carries the epoch of who spoke to it, under which it is in the region: a peer that has not heard of it yet
+        has an older one, and must not take it for removed.
+        """
+        unknown = Region(envelope.region_id, epoch=envelope.epoch)
+        return self.restore(RestoredReplica(unknown, envelope.to.id, Restored(configuration_of(unknown))))
 
     def _leave(self, envelope: Envelope) -> None:
         replica = self.replicas.get(envelope.region_id)
         if replica is None or replica.me.id != envelope.to.id or replica.is_installing:
             return
-        if not replica.region.is_initialized or envelope.epoch.conf_ver > replica.region.epoch.conf_ver:
+        if envelope.epoch.conf_ver >= replica.region.epoch.conf_ver:
             self._destroy(replica)
 
     def _has_room_for(self, envelope: Envelope) -> bool:

@@ -195,7 +195,7 @@ class Replica:
         self._incoming: Region | None = None
         self._compact_to = 0
         self._compaction_asked = 0
-        self._removed: list[Peer] = []
+        self._extra: list[Envelope] = []  # what this module itself has to say to other peers
         self._pending: deque[_Pending] = deque()
         self._pending_bytes = 0
         self._unasked: list[_Read] = []
@@ -305,6 +305,19 @@ class Replica:
         self.raft.tick()
         if self.is_leader and self._ticks % self.settings.log_gc_ticks == 0:
             self._forget_log()
+        if self.raft.leader == 0 and self._ticks % (2 * self.settings.raft.election_ticks) == 0:
+            self._show_life()
+
+    def _show_life(self) -> None:
+        """Without a leader for long: it may have been removed and not know it, and whoever does know will say so.
+
+        A voter is told when it asks for votes. A learner never asks, so all send an answer to a heartbeat that nobody
+        sent, in a term long past: Raft makes nothing of it.
+        """
+        others = {peer.id: peer for peer in (*self.region.peers, *self._known.values()) if peer.id != self.me.id}
+        for peer in others.values():
+            sign = Message(MessageKind.HEARTBEAT_REPLY, self.me.id, peer.id, 0)
+            self._extra.append(Envelope(self.region.id, self.region.epoch, self.me, peer, sign))
 
     def step(self, envelope: Envelope) -> None:
         assert envelope.message is not None
@@ -343,7 +356,7 @@ class Replica:
     def has_ready(self) -> bool:
         if self.is_destroyed or self.is_installing:
             return False
-        return self._record_due or bool(self._unasked) or self._led != self.is_leader or self.raft.has_ready()
+        return self._record_due or bool(self._unasked) or bool(self._extra) or self._led != self.is_leader or self.raft.has_ready()
 
     def ready(self, state: State, box: Outbox) -> RegionReady:
         self._ask_reads(box)
@@ -351,7 +364,7 @@ class Replica:
         ready = self.raft.ready() if self.raft.has_ready() else None
         has_record, self._record_due = self._record_due, False
         if ready is None:
-            return RegionReady(self.region, self.me.id, None, has_record)
+            return RegionReady(self.region, self.me.id, None, has_record, messages=self._take_extra())
         if ready.snapshot is not None:
             return self._begin_install(ready)
         before = self.region
@@ -365,8 +378,6 @@ class Replica:
         if self.is_destroyed:
             self._fail_all(box, RegionNotFound(self.region.id))
         messages = [self._envelope(message) for message in ready.messages if message.kind is not MessageKind.SNAPSHOT]
-        messages += [self._notice_of_removal(peer) for peer in self._removed]
-        self._removed.clear()
         return RegionReady(
             self.region,
             self.me.id,
@@ -374,7 +385,7 @@ class Replica:
             has_record or self.region is not before,
             applied,
             compact_to,
-            tuple(envelope for envelope in messages if envelope is not None),
+            tuple(envelope for envelope in messages if envelope is not None) + self._take_extra(),
             tuple(sent for message in ready.deferred if (sent := self._envelope(message)) is not None),
             self._snapshots(ready),
             destroyed=self.is_destroyed,
@@ -411,8 +422,9 @@ class Replica:
             return None
         return Envelope(self.region.id, self.region.epoch, self.me, to, message)
 
-    def _notice_of_removal(self, peer: Peer) -> Envelope:
-        return Envelope(self.region.id, self.region.epoch, self.me, peer, None)
+    def _take_extra(self) -> tuple[Envelope, ...]:
+        extra, self._extra = self._extra, []
+        return tuple(extra)
 
     def _snapshots(self, ready: Ready) -> tuple[Envelope, ...]:
         if self.is_destroyed:
@@ -529,7 +541,7 @@ class Replica:
         for change in changes:
             self._heard.setdefault(change.peer.id, self._ticks)
         if self.is_leader:
-            self._removed += gone
+            self._extra += [Envelope(changed.id, changed.epoch, mine, peer, None) for peer in gone]
 
     def _answer(self, entry: Entry, outcome: Outcome, box: Outbox) -> None:
         while self._pending and self._pending[0].index <= entry.index:

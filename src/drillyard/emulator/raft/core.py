@@ -451,7 +451,7 @@ class Raft:
         return bool(
             self._messages
             or self._deferred
-            or self._given < min(log.commit, log.stable)
+            or self._given < self._may_give()
             or log.has_unsaved
             or self._snapshot is not None
             or (self._leadership is not None and self._leadership.has_due())
@@ -483,9 +483,14 @@ class Raft:
         self._told = (self.role, self.leader)
         return self._take(hard_state, snapshot, entries)
 
+    def _may_give(self) -> int:
+        """The last entry that may be applied: decided by the group, and on the own disk, so that a node never has a
+        state that its own log cannot explain after a restart."""
+        return min(self._log.commit, self._log.stable)
+
     def _take(self, hard_state: HardState | None, snapshot: SnapshotMeta | None, entries: tuple[Entry, ...]) -> Ready:
         log = self._log
-        end = min(log.commit, log.stable)
+        end = self._may_give()
         committed = log.slice(self._given + 1, end, self._options.max_committed_bytes) if self._given < end else ()
         self._given += len(committed)
         ready = Ready(
