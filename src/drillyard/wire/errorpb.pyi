@@ -35,7 +35,7 @@ class EpochNotMatch(_message.Message):
     def __init__(self, current_regions: _Optional[_Iterable[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("message", "not_leader", "region_not_found", "key_not_in_region", "epoch_not_match", "server_is_busy", "stale_command", "store_not_match", "raft_entry_too_large", "max_timestamp_not_synced", "read_index_not_ready", "proposal_in_merging_mode", "data_is_not_ready", "region_not_initialized", "disk_full", "recovery_in_progress", "flashback_in_progress", "flashback_not_prepared", "is_witness", "mismatch_peer_id")
+    __slots__ = ("message", "not_leader", "region_not_found", "key_not_in_region", "epoch_not_match", "server_is_busy", "stale_command", "store_not_match", "raft_entry_too_large", "max_timestamp_not_synced", "read_index_not_ready", "proposal_in_merging_mode", "data_is_not_ready", "region_not_initialized", "disk_full", "recovery_in_progress", "flashback_in_progress", "flashback_not_prepared", "is_witness", "mismatch_peer_id", "undetermined_result")
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     NOT_LEADER_FIELD_NUMBER: _ClassVar[int]
     REGION_NOT_FOUND_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class Error(_message.Message):
     FLASHBACK_NOT_PREPARED_FIELD_NUMBER: _ClassVar[int]
     IS_WITNESS_FIELD_NUMBER: _ClassVar[int]
     MISMATCH_PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    UNDETERMINED_RESULT_FIELD_NUMBER: _ClassVar[int]
     message: str
     not_leader: NotLeader
     region_not_found: RegionNotFound
@@ -76,7 +77,8 @@ class Error(_message.Message):
     flashback_not_prepared: FlashbackNotPrepared
     is_witness: IsWitness
     mismatch_peer_id: MismatchPeerId
-    def __init__(self, message: _Optional[str] = ..., not_leader: _Optional[_Union[NotLeader, _Mapping[str, _Any]]] = ..., region_not_found: _Optional[_Union[RegionNotFound, _Mapping[str, _Any]]] = ..., key_not_in_region: _Optional[_Union[KeyNotInRegion, _Mapping[str, _Any]]] = ..., epoch_not_match: _Optional[_Union[EpochNotMatch, _Mapping[str, _Any]]] = ..., server_is_busy: _Optional[_Union[ServerIsBusy, _Mapping[str, _Any]]] = ..., stale_command: _Optional[_Union[StaleCommand, _Mapping[str, _Any]]] = ..., store_not_match: _Optional[_Union[StoreNotMatch, _Mapping[str, _Any]]] = ..., raft_entry_too_large: _Optional[_Union[RaftEntryTooLarge, _Mapping[str, _Any]]] = ..., max_timestamp_not_synced: _Optional[_Union[MaxTimestampNotSynced, _Mapping[str, _Any]]] = ..., read_index_not_ready: _Optional[_Union[ReadIndexNotReady, _Mapping[str, _Any]]] = ..., proposal_in_merging_mode: _Optional[_Union[ProposalInMergingMode, _Mapping[str, _Any]]] = ..., data_is_not_ready: _Optional[_Union[DataIsNotReady, _Mapping[str, _Any]]] = ..., region_not_initialized: _Optional[_Union[RegionNotInitialized, _Mapping[str, _Any]]] = ..., disk_full: _Optional[_Union[DiskFull, _Mapping[str, _Any]]] = ..., recovery_in_progress: _Optional[_Union[RecoveryInProgress, _Mapping[str, _Any]]] = ..., flashback_in_progress: _Optional[_Union[FlashbackInProgress, _Mapping[str, _Any]]] = ..., flashback_not_prepared: _Optional[_Union[FlashbackNotPrepared, _Mapping[str, _Any]]] = ..., is_witness: _Optional[_Union[IsWitness, _Mapping[str, _Any]]] = ..., mismatch_peer_id: _Optional[_Union[MismatchPeerId, _Mapping[str, _Any]]] = ...) -> None: ...
+    undetermined_result: UndeterminedResult
+    def __init__(self, message: _Optional[str] = ..., not_leader: _Optional[_Union[NotLeader, _Mapping[str, _Any]]] = ..., region_not_found: _Optional[_Union[RegionNotFound, _Mapping[str, _Any]]] = ..., key_not_in_region: _Optional[_Union[KeyNotInRegion, _Mapping[str, _Any]]] = ..., epoch_not_match: _Optional[_Union[EpochNotMatch, _Mapping[str, _Any]]] = ..., server_is_busy: _Optional[_Union[ServerIsBusy, _Mapping[str, _Any]]] = ..., stale_command: _Optional[_Union[StaleCommand, _Mapping[str, _Any]]] = ..., store_not_match: _Optional[_Union[StoreNotMatch, _Mapping[str, _Any]]] = ..., raft_entry_too_large: _Optional[_Union[RaftEntryTooLarge, _Mapping[str, _Any]]] = ..., max_timestamp_not_synced: _Optional[_Union[MaxTimestampNotSynced, _Mapping[str, _Any]]] = ..., read_index_not_ready: _Optional[_Union[ReadIndexNotReady, _Mapping[str, _Any]]] = ..., proposal_in_merging_mode: _Optional[_Union[ProposalInMergingMode, _Mapping[str, _Any]]] = ..., data_is_not_ready: _Optional[_Union[DataIsNotReady, _Mapping[str, _Any]]] = ..., region_not_initialized: _Optional[_Union[RegionNotInitialized, _Mapping[str, _Any]]] = ..., disk_full: _Optional[_Union[DiskFull, _Mapping[str, _Any]]] = ..., recovery_in_progress: _Optional[_Union[RecoveryInProgress, _Mapping[str, _Any]]] = ..., flashback_in_progress: _Optional[_Union[FlashbackInProgress, _Mapping[str, _Any]]] = ..., flashback_not_prepared: _Optional[_Union[FlashbackNotPrepared, _Mapping[str, _Any]]] = ..., is_witness: _Optional[_Union[IsWitness, _Mapping[str, _Any]]] = ..., mismatch_peer_id: _Optional[_Union[MismatchPeerId, _Mapping[str, _Any]]] = ..., undetermined_result: _Optional[_Union[UndeterminedResult, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class FlashbackInProgress(_message.Message):
     __slots__ = ("region_id", "flashback_start_ts")
@@ -193,3 +195,9 @@ class StoreNotMatch(_message.Message):
     request_store_id: int
     actual_store_id: int
     def __init__(self, request_store_id: _Optional[int] = ..., actual_store_id: _Optional[int] = ...) -> None: ...
+
+class UndeterminedResult(_message.Message):
+    __slots__ = ("message",)
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    message: str
+    def __init__(self, message: _Optional[str] = ...) -> None: ...

@@ -487,12 +487,16 @@ class ReportBatchSplitResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class RequestHeader(_message.Message):
-    __slots__ = ("cluster_id", "sender_id")
+    __slots__ = ("cluster_id", "sender_id", "caller_id", "caller_component")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     SENDER_ID_FIELD_NUMBER: _ClassVar[int]
+    CALLER_ID_FIELD_NUMBER: _ClassVar[int]
+    CALLER_COMPONENT_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     sender_id: int
-    def __init__(self, cluster_id: _Optional[int] = ..., sender_id: _Optional[int] = ...) -> None: ...
+    caller_id: str
+    caller_component: str
+    def __init__(self, cluster_id: _Optional[int] = ..., sender_id: _Optional[int] = ..., caller_id: _Optional[str] = ..., caller_component: _Optional[str] = ...) -> None: ...
 
 class ResponseHeader(_message.Message):
     __slots__ = ("cluster_id", "error")
