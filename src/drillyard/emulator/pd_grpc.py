@@ -79,7 +79,7 @@ class PdService:
         return response
 
     async def get_cluster_info(self, request: pdpb.GetClusterInfoRequest) -> pdpb.GetClusterInfoResponse:
-        return pdpb.GetClusterInfoResponse(header=self._header(), service_modes=[pdpb.PD_SVC_MODE])
+        return pdpb.GetClusterInfoResponse(header=self._header(), serviceModes=[pdpb.PD_SVC_MODE])
 
     # ---- timestamps and ids ----
 
