@@ -356,7 +356,13 @@ class Replica:
     def has_ready(self) -> bool:
         if self.is_destroyed or self.is_installing:
             return False
-        return self._record_due or bool(self._unasked) or bool(self._extra) or self._led != self.is_leader or self.raft.has_ready()
+        return (
+            self._record_due
+            or bool(self._unasked)
+            or bool(self._extra)
+            or self._led != self.is_leader
+            or self.raft.has_ready()
+        )
 
     def ready(self, state: State, box: Outbox) -> RegionReady:
         self._ask_reads(box)

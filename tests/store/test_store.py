@@ -1,0 +1,522 @@
+"""What one store answers to requests, messages and PD's steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from drillyard.emulator.raft.types import ChangeKind, HardState, Message, MessageKind, Options, SnapshotMeta
+from drillyard.emulator.store import (
+    ChangePeers,
+    RestoredReplica,
+    Step,
+    Store,
+    TransferLeader,
+    Unsupported,
+    beginning,
+    first_region,
+)
+from drillyard.emulator.store_commands import (
+    CompareAndSwap,
+    Delete,
+    DeleteRange,
+    Growth,
+    Put,
+    Swapped,
+    Write,
+    Written,
+    apply_write,
+    encode_write,
+)
+from drillyard.emulator.store_errors import (
+    EpochNotMatch,
+    KeyNotInRegion,
+    MismatchPeerId,
+    NotLeader,
+    RaftEntryTooLarge,
+    RegionError,
+    RegionNotFound,
+    ServerIsBusy,
+    StaleCommand,
+    StoreNotMatch,
+)
+from drillyard.emulator.store_region import Epoch, Peer, PeerChange, PeerRole, Region, configuration_of
+from drillyard.emulator.store_replica import Context, Envelope, Outcome, Readable, RegionReady, Settings
+from drillyard.wire import drillpb
+
+REGION = 7
+SETTINGS = Settings(raft=Options(election_ticks=10, heartbeat_ticks=2), max_entry_bytes=1000, max_pending_bytes=2000)
+GOOD = Context(REGION, version=1, peer_id=3, store_id=1)
+
+
+class Memory(dict[bytes, bytes]):
+    """The simplest `State`."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self.pop(key, None)
+
+    def delete_range(self, start: bytes, end: bytes) -> None:
+        for key in [key for key in self if key >= start and (not end or key < end)]:
+            del self[key]
+
+
+class Bench:
+    """One store with an instant disk; what it sends is kept."""
+
+    def __init__(self, region: Region, peer_id: int = 3, store_id: int = 1) -> None:
+        self.store = Store(store_id, SETTINGS, lambda n: 0)
+        self.state = Memory()
+        self.sent: list[Envelope] = []
+        self.works: list[RegionReady] = []
+        self.outcomes: list[tuple[object, Outcome]] = []
+        self.notes: list[str] = []
+        restored = replace(beginning(region), hard_state=HardState(5, 0, 5))
+        self.store.restore(RestoredReplica(region, peer_id, restored))
+        self.turn()
+
+    def turn(self) -> None:
+        while self.store.has_ready:
+            for said in self.store.ready(self.state):
+                work = said.work
+                self.works.append(work)
+                self.sent += [*work.messages, *work.snapshots, *work.deferred]
+                self.outcomes += said.answers
+                self.notes += said.notes
+                if work.ready is not None and not work.install:
+                    self.store.persisted(work.region.id, work.peer_id, work.ready.number)
+
+    def step(self, envelope: Envelope) -> tuple[Envelope, ...]:
+        answers = self.store.step(envelope)
+        self.turn()
+        return answers
+
+    def write(self, command: Write | CompareAndSwap, context: Context = GOOD) -> RegionError | Outcome:
+        error = self.store.write("ticket", context, command)
+        self.turn()
+        return error if error is not None else self.outcomes[-1][1]
+
+    @property
+    def region(self) -> Region:
+        return self.store.replicas[REGION].region
+
+
+def alone(start: bytes = b"", end: bytes = b"") -> Bench:
+    return Bench(replace(first_region(REGION, Peer(3, 1)), start=start, end=end))
+
+
+def of_three() -> Bench:
+    peers = (Peer(3, 1), Peer(4, 2), Peer(5, 3))
+    return Bench(Region(REGION, b"", b"", Epoch(1, 3), peers))
+
+
+def lead(bench: Bench) -> None:
+    """Elects the store's replica with the votes of peer 4."""
+    replica = bench.store.replicas[REGION]
+    replica.raft.campaign()
+    bench.store._touched[REGION] = None
+    bench.turn()
+    term = replica.raft.term
+    bench.step(from_peer(4, Message(MessageKind.PRE_VOTE_REPLY, 4, 3, term + 1)))
+    bench.step(from_peer(4, Message(MessageKind.VOTE_REPLY, 4, 3, term + 1)))
+    assert replica.is_leader
+
+
+def from_peer(peer_id: int, message: Message | None, epoch: Epoch | None = None, to: Peer | None = None) -> Envelope:
+    return Envelope(REGION, epoch or Epoch(1, 3), Peer(peer_id, peer_id - 2), to or Peer(3, 1), message)
+
+
+def acknowledge_all(bench: Bench, peer_id: int = 4) -> None:
+    raft = bench.store.replicas[REGION].raft
+    bench.step(from_peer(peer_id, Message(MessageKind.APPEND_REPLY, peer_id, 3, raft.term, raft.last_index)))
+
+
+# ---- requests ----
+
+
+def test_the_only_voter_leads_and_serves_at_once() -> None:
+    bench = alone()
+    assert bench.write(Write((Put(b"a", b"1"),))) == Written()
+    assert bench.store.read("read", GOOD) is None
+    bench.turn()
+    assert bench.outcomes[-1] == ("read", Readable(bench.region))
+    assert bench.state == {b"a": b"1"}
+
+
+@pytest.mark.parametrize(
+    ("context", "error"),
+    [
+        (replace(GOOD, store_id=9), StoreNotMatch(9, 1)),
+        (replace(GOOD, region_id=8), RegionNotFound(8)),
+        (replace(GOOD, peer_id=4), MismatchPeerId(4, 3)),
+        (replace(GOOD, store_id=9, region_id=8, peer_id=4), StoreNotMatch(9, 1)),
+    ],
+)
+def test_requests_for_somebody_else(context: Context, error: RegionError) -> None:
+    bench = alone()
+    assert bench.write(Write((Put(b"a", b"1"),)), context) == error
+    assert bench.store.read("read", context) == error
+    assert bench.state == {}
+
+
+def test_another_range_than_the_client_believes() -> None:
+    bench = alone()
+    stale = replace(GOOD, version=0)
+    assert bench.write(Write((Put(b"a", b"1"),)), stale) == EpochNotMatch((bench.region,))
+    assert bench.store.read("read", stale) == EpochNotMatch((bench.region,))
+
+
+def test_another_membership_does_not_matter_to_requests() -> None:
+    bench = Bench(replace(first_region(REGION, Peer(3, 1)), epoch=Epoch(1, 99)))
+    assert bench.write(Write((Put(b"a", b"1"),))) == Written()
+
+
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        (Write((Put(b"z", b""),)), b"z"),
+        (Write((Put(b"h", b""), Delete(b"a"))), b"a"),
+        (Write((DeleteRange(b"a", b"z"),)), b"a"),
+        (CompareAndSwap(b"p", None, b""), b"p"),
+    ],
+)
+def test_keys_outside_are_refused(command: Write | CompareAndSwap, key: bytes) -> None:
+    bench = alone(b"g", b"p")
+    assert bench.write(command) == KeyNotInRegion(key, bench.region)
+
+
+def test_a_range_is_deleted_only_inside() -> None:
+    bench = alone(b"g", b"p")
+    bench.state.update({b"a": b"", b"h": b"", b"k": b"", b"q": b""})
+    assert bench.write(Write((DeleteRange(b"h", b""),))) == Written()
+    assert set(bench.state) == {b"a", b"q"}
+
+
+def test_a_command_larger_than_an_entry_may_be() -> None:
+    outcome = alone().write(Write((Put(b"a", b"x" * 2000),)))
+    assert isinstance(outcome, RaftEntryTooLarge)
+    assert outcome.size > 2000
+
+
+def test_writes_that_pile_up_make_the_store_busy() -> None:
+    bench = of_three()
+    lead(bench)
+    answers = [bench.store.write(number, GOOD, Write((Put(b"a", b"x" * 900),))) for number in range(3)]
+    assert answers[:2] == [None, None]
+    assert isinstance(answers[2], ServerIsBusy)
+
+
+def test_a_follower_names_the_leader() -> None:
+    bench = of_three()
+    assert bench.store.read("read", GOOD) == NotLeader(REGION, None)
+    bench.step(from_peer(4, Message(MessageKind.HEARTBEAT, 4, 3, 6)))
+    assert bench.write(Write((Put(b"a", b""),))) == NotLeader(REGION, Peer(4, 2))
+
+
+def test_a_term_long_past_is_stale() -> None:
+    bench = alone()
+    term = bench.store.replicas[REGION].raft.term
+    assert bench.store.read("read", replace(GOOD, term=term - 2)) == StaleCommand()
+    assert bench.store.read("read", replace(GOOD, term=term - 1)) is None
+
+
+def test_after_proposing_the_loss_of_leadership_is_a_stale_command_and_a_read_may_go_elsewhere() -> None:
+    bench = of_three()
+    lead(bench)
+    acknowledge_all(bench)
+    assert bench.store.write("write", GOOD, Write((Put(b"a", b"1"),))) is None
+    assert bench.store.read("read", GOOD) is None
+    bench.turn()
+    assert bench.outcomes == []
+    bench.step(from_peer(5, Message(MessageKind.HEARTBEAT, 5, 3, 20)))
+    assert dict(bench.outcomes) == {"write": StaleCommand(), "read": NotLeader(REGION, Peer(5, 3))}
+    assert bench.state == {}
+
+
+def test_a_deposed_leader_reads_nothing_before_others_confirm_it() -> None:
+    bench = of_three()
+    lead(bench)
+    acknowledge_all(bench)
+    bench.store.read("read", GOOD)
+    bench.turn()
+    assert bench.outcomes == []
+    asked = next(e.message for e in reversed(bench.sent) if e.message and e.message.kind is MessageKind.HEARTBEAT)
+    bench.step(from_peer(4, Message(MessageKind.HEARTBEAT_REPLY, 4, 3, asked.term, context=asked.context)))
+    assert bench.outcomes == [("read", Readable(bench.region))]
+
+
+def test_during_a_transfer_writes_are_sent_away_without_a_hint() -> None:
+    bench = of_three()
+    lead(bench)
+    acknowledge_all(bench)
+    step = Step(REGION, bench.region.epoch, 3, TransferLeader(Peer(4, 2)))
+    assert bench.store.obey(step) == ""
+    assert bench.write(Write((Put(b"a", b""),))) == NotLeader(REGION, None)
+
+
+# ---- compare and swap ----
+
+
+@pytest.mark.parametrize(
+    ("before", "expected", "outcome", "after"),
+    [
+        (None, None, Swapped(True, None), b"new"),
+        (None, b"", Swapped(False, None), None),
+        (b"", None, Swapped(False, b""), b""),
+        (b"", b"", Swapped(True, b""), b"new"),
+        (b"old", b"old", Swapped(True, b"old"), b"new"),
+        (b"old", b"other", Swapped(False, b"old"), b"old"),
+        (b"old", None, Swapped(False, b"old"), b"old"),
+    ],
+)
+def test_compare_and_swap(before: bytes | None, expected: bytes | None, outcome: Swapped, after: bytes | None) -> None:
+    bench = alone()
+    if before is not None:
+        bench.state[b"k"] = before
+    assert bench.write(CompareAndSwap(b"k", expected, b"new")) == outcome
+    assert bench.state.get(b"k") == after
+
+
+def test_a_swap_sees_what_the_entry_before_it_wrote() -> None:
+    bench = alone()
+    bench.store.write("put", GOOD, Write((Put(b"k", b"1"),)))
+    bench.store.write("swap", GOOD, CompareAndSwap(b"k", b"1", b"2"))
+    bench.store.write("again", GOOD, CompareAndSwap(b"k", b"1", b"3"))
+    bench.turn()
+    assert bench.outcomes == [("put", Written()), ("swap", Swapped(True, b"1")), ("again", Swapped(False, b"2"))]
+    assert bench.state == {b"k": b"2"}
+
+
+def test_a_write_proposed_under_another_range_has_no_effect() -> None:
+    region = Region(REGION, b"", b"m", Epoch(2, 1), (Peer(3, 1),))
+    older = replace(region, end=b"", epoch=Epoch(1, 1))
+    state, growth = Memory(), Growth()
+    for command in (Write((Put(b"a", b"1"),)), CompareAndSwap(b"a", None, b"1")):
+        record = drillpb.Command.FromString(encode_write(command, older))
+        assert apply_write(record, region, state, growth) == EpochNotMatch((region,))
+    assert state == {}
+    assert growth == Growth()
+
+
+# ---- PD's steps ----
+
+
+def add_learner(peer_id: int, store_id: int) -> ChangePeers:
+    return ChangePeers((PeerChange(ChangeKind.ADD_LEARNER, Peer(peer_id, store_id, PeerRole.LEARNER)),))
+
+
+def test_a_step_is_taken_once() -> None:
+    bench = alone()
+    step = Step(REGION, bench.region.epoch, 3, add_learner(4, 2))
+    assert bench.store.obey(step) == ""
+    assert bench.store.obey(step) != ""
+    bench.turn()
+    assert bench.region.epoch == Epoch(1, 2)
+    assert [peer.id for peer in bench.region.peers] == [3, 4]
+    assert "epoch" in bench.store.obey(step)
+    bench.turn()
+    assert bench.region.epoch == Epoch(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("step", "word"),
+    [
+        (Step(8, Epoch(1, 1), 3, add_learner(4, 2)), "not here"),
+        (Step(REGION, Epoch(1, 1), 9, add_learner(4, 2)), "does not lead"),
+        (Step(REGION, Epoch(1, 0), 3, add_learner(4, 2)), "epoch"),
+        (Step(REGION, Epoch(1, 2), 3, add_learner(4, 2)), "epoch"),
+        (Step(REGION, Epoch(2, 1), 3, add_learner(4, 2)), "epoch"),
+        (Step(REGION, Epoch(1, 1), 3, ChangePeers((PeerChange(ChangeKind.REMOVE, Peer(3, 1)),))), "no voter"),
+        (Step(REGION, Epoch(1, 1), 3, ChangePeers((PeerChange(ChangeKind.ADD_VOTER, Peer(4, 2)),))), "quorum"),
+        (Step(REGION, Epoch(1, 1), 3, TransferLeader(Peer(4, 2))), "not in the region"),
+        (Step(REGION, Epoch(1, 1), 3, TransferLeader(Peer(3, 1))), "already"),
+        (Step(REGION, Epoch(1, 1), 3, Unsupported("split_region")), "split_region is not supported"),
+    ],
+)
+def test_steps_that_are_declined_change_nothing(step: Step, word: str) -> None:
+    bench = alone()
+    before, last = bench.region, bench.store.replicas[REGION].raft.last_index
+    assert word in bench.store.obey(step)
+    bench.turn()
+    assert bench.region == before
+    assert bench.store.replicas[REGION].raft.last_index == last
+
+
+def test_the_leader_does_not_remove_or_demote_itself() -> None:
+    bench = of_three()
+    lead(bench)
+    acknowledge_all(bench)
+    for kind in (ChangeKind.REMOVE, ChangeKind.ADD_LEARNER):
+        step = Step(REGION, bench.region.epoch, 3, ChangePeers((PeerChange(kind, Peer(3, 1)),)))
+        assert "leader" in bench.store.obey(step)
+
+
+def test_pd_hears_at_once_of_leadership_and_of_every_change() -> None:
+    bench = alone()
+    assert bench.store.reports_due() == {REGION}
+    assert bench.store.reports_due() == set()
+    bench.store.obey(Step(REGION, bench.region.epoch, 3, add_learner(4, 2)))
+    bench.turn()
+    assert bench.store.reports_due() == {REGION}
+    report = bench.store.report(REGION)
+    assert report is not None
+    assert report.leader == Peer(3, 1)
+    assert [peer.id for peer in report.pending] == [4]
+
+
+def test_a_silent_peer_is_reported_down_with_its_seconds() -> None:
+    bench = of_three()
+    bench.store.settings = replace(SETTINGS, max_peer_down_s=3)
+    bench.store.replicas[REGION].settings = bench.store.settings
+    lead(bench)
+    acknowledge_all(bench)
+    for _ in range(4):
+        bench.store.tick()
+        acknowledge_all(bench)
+    report = bench.store.report(REGION)
+    assert report is not None
+    assert report.down == ((Peer(5, 3), 4),)
+
+
+def test_written_bytes_are_reported_once() -> None:
+    bench = alone()
+    bench.write(Write((Put(b"ab", b"cde"), Delete(b"x"))))
+    report, again = bench.store.report(REGION), bench.store.report(REGION)
+    assert report is not None
+    assert again is not None
+    assert (report.written_bytes, report.written_keys) == (6, 2)
+    assert (again.written_bytes, again.written_keys) == (0, 0)
+
+
+# ---- replicas that come and go ----
+
+
+def newcomer() -> Store:
+    return Store(2, SETTINGS, lambda n: 0)
+
+
+HEARTBEAT = Envelope(
+    REGION, Epoch(1, 4), Peer(3, 1), Peer(6, 2, PeerRole.LEARNER), Message(MessageKind.HEARTBEAT, 3, 6, 6)
+)
+
+
+def test_a_message_makes_a_replica_and_a_snapshot_fills_it() -> None:
+    store, state = newcomer(), Memory()
+    store.step(HEARTBEAT)
+    said = list(store.ready(state))
+    assert said[0].work.has_record
+    assert not store.replicas[REGION].region.is_initialized
+    region = Region(REGION, b"", b"", Epoch(1, 4), (Peer(3, 1), Peer(6, 2, PeerRole.LEARNER)))
+    meta = SnapshotMeta(9, 6, configuration_of(region))
+    store.step(replace(HEARTBEAT, message=Message(MessageKind.SNAPSHOT, 3, 6, 6, snapshot=meta), region=region))
+    (work,) = [said.work for said in store.ready(state)]
+    assert work.install
+    assert work.region == region
+    assert work.applied == 9
+    assert work.ready is not None
+    assert not store.replicas[REGION].has_ready, "nothing goes on while a snapshot is being installed"
+    store.installed(REGION, 6, work.ready.number)
+    assert store.replicas[REGION].raft.applied == 9
+
+
+@pytest.mark.parametrize("kind", [MessageKind.APPEND_REPLY, MessageKind.HEARTBEAT_REPLY, MessageKind.TIMEOUT_NOW])
+def test_only_what_a_leader_or_candidate_says_makes_a_replica(kind: MessageKind) -> None:
+    store = newcomer()
+    store.step(replace(HEARTBEAT, message=Message(kind, 3, 6, 6)))
+    assert store.replicas == {}
+
+
+def test_a_snapshot_over_another_region_is_refused() -> None:
+    bench = alone(b"", b"m")
+    wide = Region(8, b"", b"", Epoch(1, 2), (Peer(20, 3), Peer(21, 1)))
+    meta = SnapshotMeta(9, 6, configuration_of(wide))
+    message = Message(MessageKind.SNAPSHOT, 20, 21, 6, snapshot=meta)
+    bench.step(Envelope(8, wide.epoch, Peer(20, 3), Peer(21, 1), message, wide))
+    assert not bench.store.replicas[8].region.is_initialized
+    assert any("overlaps" in note for note in bench.notes)
+
+
+def test_the_dead_stay_dead() -> None:
+    bench = of_three()
+    bench.step(from_peer(4, None, Epoch(1, 4)))
+    assert bench.works[-1].destroyed
+    assert bench.store.replicas == {}
+    for peer_id in (2, 3):
+        bench.step(from_peer(4, Message(MessageKind.HEARTBEAT, 4, peer_id, 9), to=Peer(peer_id, 1)))
+        assert bench.store.replicas == {}
+    bench.step(from_peer(4, Message(MessageKind.HEARTBEAT, 4, 9, 9), Epoch(1, 5), Peer(9, 1)))
+    assert bench.store.replicas[REGION].me.id == 9
+
+
+def test_a_removal_older_than_what_is_known_is_not_believed() -> None:
+    bench = of_three()
+    bench.step(from_peer(4, None, Epoch(1, 2)))
+    assert REGION in bench.store.replicas
+
+
+def test_a_newer_peer_of_the_region_replaces_an_old_one() -> None:
+    bench = of_three()
+    envelope = from_peer(4, Message(MessageKind.HEARTBEAT, 4, 9, 9), Epoch(1, 7), Peer(9, 1))
+    bench.step(envelope)
+    assert bench.works[-1].destroyed
+    bench.step(envelope)
+    assert bench.store.replicas[REGION].me.id == 9
+    assert not bench.store.replicas[REGION].region.is_initialized
+
+
+def test_a_removed_peer_that_asks_is_told_so() -> None:
+    bench = of_three()
+    removed = Envelope(REGION, Epoch(1, 2), Peer(99, 4), Peer(3, 1), Message(MessageKind.PRE_VOTE, 99, 3, 9, 20, 9))
+    (told,) = bench.step(removed)
+    assert told.message is None
+    assert told.to == Peer(99, 4)
+    assert told.epoch == Epoch(1, 3)
+    ahead = replace(removed, epoch=Epoch(1, 4))
+    assert bench.step(ahead) == ()
+
+
+def test_a_leader_tells_a_peer_that_it_removed() -> None:
+    bench = of_three()
+    lead(bench)
+    acknowledge_all(bench)
+    step = Step(REGION, bench.region.epoch, 3, ChangePeers((PeerChange(ChangeKind.REMOVE, Peer(5, 3)),)))
+    assert bench.store.obey(step) == ""
+    bench.turn()
+    acknowledge_all(bench)
+    assert bench.region.epoch == Epoch(1, 4)
+    assert any(envelope.message is None and envelope.to.id == 5 for envelope in bench.sent)
+
+
+def test_a_write_on_a_destroyed_replica_may_yet_be_applied_elsewhere() -> None:
+    bench = of_three()
+    lead(bench)
+    acknowledge_all(bench)
+    bench.store.write("write", GOOD, Write((Put(b"a", b""),)))
+    bench.store.read("read", GOOD)
+    bench.step(from_peer(4, None, Epoch(1, 4)))
+    assert dict(bench.outcomes) == {"write": RegionNotFound(REGION), "read": RegionNotFound(REGION)}
+
+
+def test_messages_for_another_store_are_ignored() -> None:
+    bench = of_three()
+    bench.step(from_peer(4, Message(MessageKind.HEARTBEAT, 4, 3, 9), to=Peer(3, 8)))
+    assert bench.store.replicas[REGION].raft.term < 9
+
+
+# ---- the log ----
+
+
+def test_the_log_is_forgotten_when_everybody_has_it() -> None:
+    bench = alone()
+    for number in range(120):
+        bench.write(Write((Put(b"%d" % number, b""),)))
+    raft = bench.store.replicas[REGION].raft
+    first = raft.first_index
+    for _ in range(SETTINGS.log_gc_ticks):
+        bench.store.tick()
+    bench.turn()
+    assert raft.first_index > first + 100
+    assert any(work.compact_to for work in bench.works)
