@@ -14,7 +14,14 @@ import pytest
 from standins import STAND_INS, run, up
 
 from drillyard.runtimes import keeper_link, plans, ports
-from drillyard.runtimes.abilities import ExecutableUnusable, Misuse, PlanDiffers, PlanUnreadable, PortTaken
+from drillyard.runtimes.abilities import (
+    ExecutableUnusable,
+    Misuse,
+    PlanDiffers,
+    PlanUnreadable,
+    PortTaken,
+    StartRefused,
+)
 from drillyard.runtimes.local import LocalRuntime, default_home
 from drillyard.runtimes.plans import Executable, Executables
 from drillyard.topology import PREFERRED_PORTS, Member, Profile, Purpose, Role, Topology
@@ -69,6 +76,11 @@ def test_an_asked_port_that_is_taken_names_its_owner(runtime: LocalRuntime, take
 def test_an_owner_that_cannot_be_seen_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.net_connections", lambda kind: [])
     assert ports.owner_of(1) == "an unknown owner (not visible to this user)"
+
+
+def test_an_address_that_nobody_could_have_is_told_apart_from_a_taken_one() -> None:
+    with pytest.raises(StartRefused, match=r"nobody could listen on 192\.0\.2\.1:5000 here"):  # a documentation address
+        ports.is_free("192.0.2.1", 5000)
 
 
 def test_a_port_taken_since_is_named_at_the_start(runtime: LocalRuntime) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -134,7 +135,9 @@ from standins import STAND_INS
 from drillyard.runtimes.local import LocalRuntime
 async def main():
     runtime = LocalRuntime(pathlib.Path({home!r}))
-    await runtime.start(await runtime.plan(name="a"))
+    plan = await runtime.plan(name="a")
+    print("starting", flush=True)
+    await runtime.start(plan)
     print("started", flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
@@ -147,7 +150,7 @@ def test_the_keeper_outlives_a_killed_command(runtime: LocalRuntime) -> None:
         code = COMMAND.format(tests=str(Path(__file__).parent), home=str(runtime.home))
         command = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
         assert command.stdout is not None
-        assert await command.stdout.readline() == b"started\n"
+        assert [await command.stdout.readline() for _ in range(2)] == [b"starting\n", b"started\n"]
         command.kill()
         await command.wait()
         deployment = await runtime.deployment("a")
@@ -155,6 +158,67 @@ def test_the_keeper_outlives_a_killed_command(runtime: LocalRuntime) -> None:
         assert identity(deployment.keeper_pid or 0) is not None
         assert (await runtime.start(await runtime.plan(name="a"))).keeper_pid == deployment.keeper_pid
         assert (await runtime.stop("a")).is_clean
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.2, 0.3, 0.4, 0.6])
+def test_a_command_killed_while_it_starts_leaves_something_to_work_with(runtime: LocalRuntime, after_s: float) -> None:
+    async def scenario() -> None:
+        plan = await runtime.plan(Topology.of(1, 1), "a", STAND_INS)
+        code = COMMAND.format(tests=str(Path(__file__).parent), home=str(runtime.home))
+        command = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+        assert command.stdout is not None
+        assert await command.stdout.readline() == b"starting\n"
+        await asyncio.sleep(after_s)  # any moment will do: that is the point
+        command.kill()
+        await command.wait()
+        await until(lambda: is_unlocked(plan.directory))  # a keeper on its way keeps the others waiting
+        assert (await runtime.start(await runtime.plan(name="a"))).is_up
+        report = await runtime.stop("a")
+        assert (report.is_clean, len(report.checked_pids)) == (True, 3)
+
+    run(scenario())
+
+
+def is_unlocked(directory: Path) -> bool:
+    try:
+        with keeper_link.command_lock(directory, "look"):
+            return True
+    except Busy:
+        return False
+
+
+def test_a_keeper_that_nobody_waits_for_any_more_serves(runtime: LocalRuntime) -> None:
+    async def scenario() -> None:
+        plan = await runtime.plan(Topology.of(1, 1), "a", STAND_INS)
+        plan.write_files(keeper_link.socket_path(plan.directory), "pdeathsig")
+        reader, writer = os.pipe()
+        os.close(reader)
+        with keeper_link.command_lock(plan.directory, "start") as lock:
+            handles = [lock, writer]
+            command = [sys.executable, "-P", "-m", "drillyard.runtimes.keeper", str(plan.directory), *map(str, handles)]
+            await asyncio.to_thread(subprocess.run, command, pass_fds=handles, check=True, timeout=30)
+        os.close(writer)
+        await until(lambda: keeper_link.socket_path(plan.directory).exists())
+        await until(lambda: has_served(plan.out_path("tikv0"), 1))
+        assert (await runtime.deployment("a")).is_up
+
+    run(scenario())
+
+
+def test_a_keeper_without_its_socket_is_named_and_down_ends_it_gently(
+    runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_link, "NO_SOCKET_S", 0.1)
+
+    async def scenario() -> None:
+        deployment = await up(runtime)
+        keeper_link.socket_path(deployment.directory).unlink()
+        with pytest.raises(KeeperFailed, match="has no socket; `drillyard down` ends it"):
+            await runtime.deployment("a")
+        report = await runtime.stop("a")
+        assert (report.is_clean, set(report.stopped), report.killed) == (True, {"pd0", "tikv0"}, ())
 
     run(scenario())
 
@@ -343,6 +407,27 @@ def test_the_keeper_loads_little() -> None:
     loaded = set(subprocess.check_output([sys.executable, "-P", "-c", code], text=True).split())
     assert "drillyard.runtimes.journal" in loaded
     assert not loaded & {"asyncio", "grpclib", "rocksdict", "psutil", "pydantic", "dataclasses", "subprocess"}
+
+
+def test_a_full_disk_delays_the_journal_and_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "journal"
+    book = journal.Journal(path)
+    write, room = os.write, [20]
+
+    def write_little(file: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "no space")
+        written = write(file, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "write", write_little)
+    assert book.write(journal.STARTED, "pd0", pid=1, identity="x")["pid"] == 1
+    book.write(journal.STOPPING, "pd0", by="stop")
+    assert journal.read(path) == []
+    room[0] = 10_000
+    book.write(journal.EXITED, "pd0", code=0)
+    assert [r["what"] for r in journal.read(path)] == [journal.STARTED, journal.STOPPING, journal.EXITED]
 
 
 @pytest.mark.parametrize("torn", [b'{"at": 1, "what": "exi', b"\xff\xfe", b"[]\n", b'{"at": 1}\n'])

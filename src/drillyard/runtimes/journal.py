@@ -7,6 +7,7 @@ a power cut is passed over. Standard library only: the keeper lives on this.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -31,19 +32,27 @@ RESUMED = "resumed"
 
 
 class Journal:
-    """The writing end. One keeper (or one sweeping command) holds it at a time; a lock elsewhere sees to that."""
+    """The writing end. One keeper (or one sweeping command) holds it at a time; a lock elsewhere sees to that.
+
+    When the disk refuses a record, it is kept in memory and goes out before the next one: the keeper must not end, and
+    its members with it, because a disk is full.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._unwritten = b""
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")  # end the torn line, so that ours is whole
+            self._unwritten = b"\n"  # end the torn line, so that ours is whole
 
     def write(self, what: str, member: str = "", **more: object) -> Record:
-        """Append one record, durable on return."""
+        """Append one record, durable on return unless the disk refuses."""
         record: Record = {"at": time.time(), "what": what, **({"member": member} if member else {}), **more}
-        os.write(self._file, json.dumps(record).encode() + b"\n")
-        os.fsync(self._file)
+        self._unwritten += json.dumps(record).encode() + b"\n"
+        with contextlib.suppress(OSError):
+            while self._unwritten:
+                self._unwritten = self._unwritten[os.write(self._file, self._unwritten) :]
+            os.fsync(self._file)
         return record
 
     def close(self) -> None:

@@ -1,7 +1,9 @@
 """The keeper: one small process per deployment that starts its members, sees them end, and carries out requests.
 
-Started as `python -P -m drillyard.runtimes.keeper DIRECTORY READY_FD`; it detaches, takes the deployment's keeper lock
-(for life), starts every member of `launch.json`, writes one byte to READY_FD and serves JSON lines on a Unix socket.
+Started as `python -P -m drillyard.runtimes.keeper DIRECTORY COMMAND_FD READY_FD`; it detaches, takes the deployment's
+keeper lock (for life), starts every member of `launch.json`, lets go of COMMAND_FD (the lock of the command that starts
+it: held by both, so that no other command comes between when that one is killed), writes one byte to READY_FD and
+serves JSON lines on a Unix socket.
 
 Rules: one thread, because the kernel ties the members' lives to the thread that started them. It signals only its own
 children that it has not reaped. Every request to end a member is in the journal before the signal is sent, every exit
@@ -24,7 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drillyard.runtimes import journal
-from drillyard.runtimes.processes import Guard, identity, spawn
+from drillyard.runtimes.connections import Client
+from drillyard.runtimes.processes import NOT_STARTED, Guard, identity, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,41 +35,10 @@ if TYPE_CHECKING:
     from drillyard.runtimes.journal import Record
 
 LOCK_PATIENCE_S = 10  # another command may be sweeping after a lost keeper
-LINE_LIMIT = 1 << 20
 
 
 class Refused(Exception):
     """The request cannot be carried out as things are; the words go back to who asked."""
-
-
-class Client:
-    """One connection. One that reads too slowly to keep up with us is dropped: it can come back and be told again."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        self.socket = connection
-        self.unread = b""
-        self.is_subscriber = False
-        self.is_open = True
-
-    def send(self, answer: Record) -> None:
-        data = json.dumps(answer).encode() + b"\n"
-        try:
-            self.is_open = self.is_open and self.socket.send(data) == len(data)
-        except OSError:
-            self.is_open = False
-
-    def lines(self) -> list[bytes]:
-        try:
-            data = self.socket.recv(1 << 16)
-        except BlockingIOError:
-            return []
-        except OSError:
-            data = b""
-        *lines, self.unread = (self.unread + data).split(b"\n")
-        if not data or len(self.unread) > LINE_LIMIT:
-            self.is_open = False
-        return lines
 
 
 class Waiter:
@@ -79,9 +51,9 @@ class Waiter:
 
 
 class Keeper:
-    def __init__(self, launch: Record, book: journal.Journal) -> None:
+    def __init__(self, launch: Record, book: journal.Journal, lock: int) -> None:
         self.specs: dict[str, Record] = {spec["name"]: spec for spec in launch["members"]}
-        self.guard = Guard() if launch["guard"] == "pipe" else None
+        self.guard = Guard(lock) if launch["guard"] == "pipe" else None
         self.state = journal.State()
         self.book = book
         self.clients: list[Client] = []
@@ -106,7 +78,7 @@ class Keeper:
                 continue  # its exit is the first half of what was asked for
             self.waiters.remove(waiter)
             happened = what == waiter.wanted
-            waiter.answer({"ok": True, "record": record} if happened else {"ok": False, "error": f"{member} exited"})
+            waiter.answer({"ok": True, "record": record} if happened else {"ok": False, "error": f"{member} ended"})
 
     def _will_restart(self, member: str) -> bool:
         return member in self.restarting and self.closing is None
@@ -115,7 +87,12 @@ class Keeper:
         started = {}
         for member in members:  # first all of them, then the records: a disk that syncs slowly delays nobody
             spec = self.specs[member]
-            started[member] = pid = spawn(spec["argv"], spec["out"], dies_with_us=self.guard is None)
+            try:
+                started[member] = pid = spawn(spec["argv"], spec["out"], dies_with_us=self.guard is None)
+            except OSError as error:  # no more processes, or no memory for one: the others live on
+                how = {"pid": None, "code": NOT_STARTED, "signal": None, "asked": False}
+                self.record(journal.EXITED, member, **how, note=f"could not be started: {error}")
+                continue
             if self.guard is not None:
                 self.guard.watch(pid)
         for member, pid in started.items():
@@ -145,9 +122,10 @@ class Keeper:
             self.guard.forget(pid)
         how = {"code": None if code < 0 else code, "signal": -code if code < 0 else None}
         self.record(journal.EXITED, member, pid=pid, **how, asked=bool(run["stopping"]), note=note)
-        if self._will_restart(member):
-            self.start(member)
+        is_wanted_again = self._will_restart(member)
         self.restarting.discard(member)
+        if is_wanted_again:
+            self.start(member)
         if self.closing is not None:
             self._stop_next_rank()
 
@@ -251,7 +229,10 @@ class Keeper:
                 client.socket.close()
 
     def _accept(self, listener: socket.socket) -> None:
-        client = Client(listener.accept()[0])
+        try:
+            client = Client(listener.accept()[0])
+        except OSError:  # it gave up, or there are too many: not worth the members' lives
+            return
         self.clients.append(client)
         self.selector.register(client.socket, selectors.EVENT_READ, lambda _: self._read(client))
 
@@ -266,8 +247,9 @@ class Keeper:
             self.stop_all(lambda _: None)
 
 
-def main(directory: Path, ready: int) -> None:
+def main(directory: Path, command: int, ready: int) -> None:
     os.umask(0o077)
+    os.set_inheritable(command, False)
     os.set_inheritable(ready, False)
     lock = os.open(directory / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o600)
     signal.alarm(LOCK_PATIENCE_S)
@@ -275,7 +257,7 @@ def main(directory: Path, ready: int) -> None:
     signal.alarm(0)
     launch = json.loads((directory / "launch.json").read_text())
     book = journal.Journal(directory / "journal.jsonl")
-    keeper = Keeper(launch, book)
+    keeper = Keeper(launch, book, lock)
     wakeups, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -288,7 +270,9 @@ def main(directory: Path, ready: int) -> None:
     listener.listen(64)
     keeper.record(journal.KEEPER_STARTED, keeper=os.getpid(), identity=identity(os.getpid()))
     keeper.start(*keeper.specs)
-    os.write(ready, b"!")
+    os.close(command)
+    with contextlib.suppress(BrokenPipeError):  # the command was killed meanwhile: the next one finds us
+        os.write(ready, b"!")
     os.close(ready)
     keeper.serve(listener, wakeups)
     Path(launch["socket"]).unlink(missing_ok=True)
@@ -296,4 +280,4 @@ def main(directory: Path, ready: int) -> None:
 
 if __name__ == "__main__":
     if os.fork() == 0:  # so it is nobody's child and no session leader: it outlives the command, without a terminal
-        main(Path(sys.argv[1]), int(sys.argv[2]))
+        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

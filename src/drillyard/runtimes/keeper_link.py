@@ -30,7 +30,7 @@ from drillyard.runtimes.processes import identity, signal_if_same
 ANSWER_S = 5.0  # a keeper answers within milliseconds; longer means that it is stopped or stuck
 START_S = 20.0
 SWEEP_S = 10.0
-NO_SOCKET_S = 1.0  # between taking its lock and opening its socket, and between closing it and going
+NO_SOCKET_S = SWEEP_S + 2.0  # how long its lock may be held without a socket: while it comes or goes, or in a sweep
 
 
 class KeeperGone(Exception):
@@ -66,8 +66,8 @@ def is_alive(directory: Path) -> bool:
 
 
 @contextmanager
-def command_lock(directory: Path, command: str) -> Iterator[None]:
-    """One command at a time starts or stops a deployment; the next is told who is at it."""
+def command_lock(directory: Path, command: str) -> Iterator[int]:
+    """One command at a time starts or stops a deployment; the next is told who is at it. Gives the open lock file."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / "command.lock"
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -83,19 +83,24 @@ def command_lock(directory: Path, command: str) -> Iterator[None]:
             raise Busy(f"deployment {directory.name!r} was just removed by another command", "try again")
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{command} (pid {os.getpid()})\n".encode(), 0)
-        yield
+        yield handle
     finally:
         os.close(handle)
 
 
-def launch(directory: Path) -> None:
-    """Start the keeper and return once it serves and has started every member. Blocks."""
+def launch(directory: Path, command: int) -> None:
+    """Start the keeper and return once it serves and has started every member. Blocks.
+
+    `command` is the open file of the command lock. The keeper holds it too until it serves: if we are killed before,
+    no other command finds half a start.
+    """
     reader, writer = os.pipe()
     out = os.open(directory / "keeper.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    command = [sys.executable, "-P", "-m", "drillyard.runtimes.keeper", str(directory), str(writer)]
+    handles = [command, writer]
+    argv = [sys.executable, "-P", "-m", "drillyard.runtimes.keeper", str(directory), *map(str, handles)]
     try:
         starter = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=[writer]
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=handles
         )
     finally:
         os.close(out)

@@ -136,18 +136,18 @@ class LocalRuntime:
         A deployment that runs is returned as it is. Members that ended under a living keeper are only started when
         all of them did: one that ended alone is somebody's to look at.
         """
-        with keeper_link.command_lock(plan.directory, "start"):
+        with keeper_link.command_lock(plan.directory, "start") as lock:
             state = await self._state(plan.directory)
             if state.is_closing:  # somebody's stop that is still on its way; join it, then start afresh
                 await self._stop_keeper(plan.directory, state)
             if state.keeper is None or state.is_closing:
-                await asyncio.to_thread(self._launch, plan)
+                await asyncio.to_thread(self._launch, plan, lock)
             elif all(run["pid"] is None for run in state.runs.values()):
                 for member in plan.topology.members:
                     await self._ask(plan, "start", member.name)
         return await self.deployment(plan.name)
 
-    def _launch(self, plan: Plan) -> None:
+    def _launch(self, plan: Plan, lock: int) -> None:
         for role in Role:
             if plan.topology.of_role(role):
                 plan.executables.of(role).check()
@@ -157,7 +157,7 @@ class LocalRuntime:
             plans.save(plan)
         socket = keeper_link.socket_path(plan.directory)
         plan.write_files(socket, GUARD)
-        keeper_link.launch(plan.directory)
+        keeper_link.launch(plan.directory, lock)
 
     async def deployment(self, name: str = DEFAULT_NAME) -> Deployment:
         """What is there now: plan, processes, exits. A keeper that was lost is noticed and swept after here."""
@@ -241,23 +241,28 @@ class LocalRuntime:
         patience = sum(plans.GRACE_S.values()) + STOP_MARGIN_S
         try:
             answer = await keeper_link.ask(socket, "stop-all", timeout_s=patience)
-        except (KeeperGone, KeeperFailed):  # lost or stuck on the way: then by force
-            await self._kill_keeper(directory)
-            ran = [name for name, run in state.runs.items() if run["pid"] is not None]
-            return {"stopped": ran, "killed": ran}
-        assert state.keeper is not None
-        keeper = [(state.keeper["keeper"], state.keeper["identity"])]
+        except KeeperGone:  # lost on the way; or it lives, and somebody removed its socket
+            return await self._end_keeper(directory, state, signal.SIGTERM, patience)
+        except KeeperFailed:
+            return await self._end_keeper(directory, state, signal.SIGKILL, KEEPER_LEAVES_S)
+        keeper = _processes(state)[-1:]
         if await asyncio.to_thread(keeper_link.wait_gone, keeper, KEEPER_LEAVES_S):
-            await self._kill_keeper(directory)
+            await self._end_keeper(directory, state, signal.SIGKILL, KEEPER_LEAVES_S)
         return answer
 
-    async def _kill_keeper(self, directory: Path) -> None:
-        """End a keeper that does not answer; the members end with it, and the sweep makes sure."""
-        keeper = journal.fold(journal.read(directory / "journal.jsonl")).keeper
-        if keeper is not None and signal_if_same(keeper["keeper"], keeper["identity"] or "", signal.SIGKILL):
-            known = [(keeper["keeper"], keeper["identity"])]
-            await asyncio.to_thread(keeper_link.wait_gone, known, KEEPER_LEAVES_S)
+    async def _end_keeper(
+        self, directory: Path, state: journal.State, number: int, patience_s: float
+    ) -> dict[str, Any]:
+        """End a keeper that cannot be asked; its members end with it, and the sweep makes sure."""
+        for signal_number, wait_s in ((number, patience_s), (signal.SIGKILL, KEEPER_LEAVES_S)):
+            pid, known = _processes(state)[-1]
+            if known is not None and signal_if_same(pid, known, signal_number):
+                await asyncio.to_thread(keeper_link.wait_gone, [(pid, known)], wait_s)
         await asyncio.to_thread(keeper_link.sweep, directory)
+        ran = [name for name, run in state.runs.items() if run["pid"] is not None]
+        after = journal.fold(journal.read(directory / "journal.jsonl")).runs
+        ended = {name: after[name]["exit"] for name in ran if after[name]["exit"] is not None}
+        return {"stopped": ran, "killed": [name for name, end in ended.items() if end["code"] is None]}
 
     def _existing(self, name: str) -> Plan:
         plan = self.remembered(name)
@@ -278,10 +283,12 @@ class LocalRuntime:
             try:
                 answer = await keeper_link.ask(keeper_link.socket_path(directory), "status")
             except KeeperGone:
-                if asyncio.get_running_loop().time() > deadline:
+                if asyncio.get_running_loop().time() < deadline:
+                    await asyncio.sleep(0.02)  # it is between its lock and its socket, or being swept after
+                    continue
+                if not may_kill:
                     raise KeeperFailed("the keeper has no socket", "`drillyard down` ends it") from None
-                await asyncio.sleep(0.02)  # it is between its lock and its socket
-                continue
+                return journal.fold(journal.read(book))
             except KeeperFailed:
                 if not may_kill:
                     raise

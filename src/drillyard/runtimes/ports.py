@@ -8,10 +8,9 @@ come, and then the start names it.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterable, Mapping
-
-import psutil
 
 from drillyard.runtimes.abilities import PortTaken, StartRefused
 from drillyard.topology import PREFERRED_PORTS, PURPOSES, Purpose, Topology
@@ -20,13 +19,17 @@ HIGHEST = 32767
 
 
 def is_free(host: str, port: int) -> bool:
+    """Whether a member could listen there now; StartRefused when no program of this user ever could."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are no owner
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            mend = "use a port from 1024 on, and an address of this machine"
+            raise StartRefused(f"nobody could listen on {host}:{port} here ({error.strerror})", mend) from error
     with socket.socket(family, socket.SOCK_STREAM) as probe:  # some systems let us bind beside a wildcard listener
         probe.settimeout(0.2)
         return probe.connect_ex((host, port)) != 0
@@ -34,6 +37,8 @@ def is_free(host: str, port: int) -> bool:
 
 def owner_of(port: int) -> str:
     """Who listens on the port, as far as this user may see."""
+    import psutil  # a third of what a command imports, and only needed when something is in the way
+
     pids: Iterable[int | None] = ()
     try:
         found = psutil.net_connections("tcp")
@@ -51,6 +56,8 @@ def owner_of(port: int) -> str:
 
 def _pids_one_by_one(port: int) -> Iterable[int]:
     """Where the system-wide table needs root, one's own processes can still be asked."""
+    import psutil
+
     for process in psutil.process_iter():
         try:
             if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections("tcp")):

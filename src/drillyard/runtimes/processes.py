@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 IS_LINUX = sys.platform == "linux"
 PR_SET_PDEATHSIG = 1
+GUARD_FILES = 256  # beyond any file the keeper has open when it makes its guard
 NOT_STARTED = 127  # the exit code of a member whose executable could not be run, as a shell reports it
 
 
@@ -84,9 +85,13 @@ def spawn(argv: list[str], out_path: str, *, dies_with_us: bool) -> int:
     # A signal between fork and exec would run the parent's handler in the child, and wake the parent through the pipe
     # that both still share. So they wait until the child has the default handlers.
     held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    pid = os.fork()
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
     if pid:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return pid
     try:
         signal.set_wakeup_fd(-1)
@@ -115,13 +120,19 @@ def _load_prctl() -> Callable[..., int]:
 
 
 class Guard:
-    """Kills the members when the keeper is gone, where the kernel does not: a child that reads a pipe until its end."""
+    """Kills the members when the keeper is gone, where the kernel does not: a child that reads a pipe until its end.
 
-    def __init__(self) -> None:
+    Of the keeper's files it holds on to `lock` alone, so that nobody takes the keeper's place before it is done.
+    """
+
+    def __init__(self, lock: int) -> None:
         reader, self._writer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            os.close(self._writer)
+            for number in range(3, GUARD_FILES):
+                if number not in (reader, lock):
+                    with contextlib.suppress(OSError):
+                        os.close(number)
             _stand_guard(reader)
         os.close(reader)
 
