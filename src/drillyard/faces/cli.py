@@ -339,7 +339,7 @@ def _finish(command: Command, work: object) -> None:
 def main() -> None:
     """The entry point. Misuse of the command line itself is told here; everything else by the runner."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="drillyard", standalone_mode=False)
     except _Misused as error:
         code = _misused(error)
     except (typer.Abort, KeyboardInterrupt):

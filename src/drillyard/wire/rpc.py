@@ -183,6 +183,7 @@ class Wire(H2Protocol):
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
         self._beat: asyncio.TimerHandle | None = None
+        self._without_event = 0  # bytes since the last HTTP/2 event
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -199,6 +200,10 @@ class Wire(H2Protocol):
             events = self.connection.feed(data)
         except Exception as error:  # h2 and hpack meet garbage with more than their own exceptions
             self.drop(f"the other side broke HTTP/2: {error or type(error).__name__}")
+            return
+        self._without_event = 0 if events else self._without_event + len(data)
+        if self._without_event > 2 * FRAME:  # h2 believes a frame's length until all of it has come
+            self.drop("the other side sends no frames")
             return
         self.flush()
         for event in events:

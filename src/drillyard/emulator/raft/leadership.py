@@ -168,7 +168,8 @@ class Leadership:
             return
         if not progress.acknowledge(message.index, self._log.first_index):
             return
-        if not self._advance_commit() and progress.next <= self._log.last_index:
+        self._advance_commit()
+        if progress.next <= self._log.last_index or progress.sent_commit < self._log.commit:
             self._due = True
         if progress.node == self.transferee:
             self._hand_over(progress)
@@ -218,7 +219,8 @@ class Leadership:
                 return False
         if self._heartbeat_elapsed >= self._options.heartbeat_ticks:
             self._heartbeat_elapsed = 0
-            for node in self.progress:
+            for node, progress in self.progress.items():
+                progress.answered = False
                 self._send_heartbeat(node)
         return True
 
@@ -253,8 +255,8 @@ class Leadership:
                 self._send_append(progress)
         elif progress.state is ProgressState.REPLICATE:
             if progress.has_unanswered() and not progress.answered:
+                progress.answered = True  # once for each heartbeat
                 self._send_append(progress)  # alive but silent about appends: its answer tells whether any was lost
-            progress.answered = False
 
     # ---- reads -------------------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ class Progress:
         self.probe_sent = False
         self.sent_commit = 0  # the commit index that it was last told
         self.acknowledged_reads = 0  # the latest batch of reads for which it has confirmed the leader
-        self.answered = False  # it acknowledged an append since its last heartbeat reply
+        self.answered = False  # it acknowledged an append since the last regular heartbeat was sent
         self._window = window
         self._inflight: deque[int] = deque()  # the last index of each unanswered append
         self._snapshot_index = 0

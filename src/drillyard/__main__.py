@@ -1,0 +1,7 @@
+"""`python -m drillyard` is the command line."""
+
+from __future__ import annotations
+
+from drillyard.faces.cli import main
+
+main()

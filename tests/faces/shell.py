@@ -1,0 +1,72 @@
+"""The command line as a subprocess, under a home of its own and on free ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schema_check import problems
+
+CLI = (sys.executable, "-m", "drillyard")
+PATIENCE_S = 110
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one JSON document on stdout, which keeps to the schema."""
+        told: dict[str, Any] = json.loads(self.out)
+        assert problems(told) == []
+        assert told["exit_code"] == self.code
+        assert told["ok"] == (self.code == 0)
+        return told
+
+
+class Shell:
+    """Runs commands; nothing of them outlives the test."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.env = {**os.environ, "DRILLYARD_HOME": str(home), "COLUMNS": "120"}
+
+    def __call__(self, *words: str) -> Ran:
+        done = subprocess.run([*CLI, *words], env=self.env, capture_output=True, text=True, timeout=PATIENCE_S)
+        assert "Traceback" not in done.stdout + done.stderr
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*CLI, *words], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+        )
+
+    def topology(self, pd: int = 3, tikv: int = 3) -> Path:
+        """A topology file on ports that are free now."""
+        sockets = [socket.socket() for _ in range(2 * (pd + tikv))]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in sockets]
+        for one in sockets:
+            one.close()
+        lines = []
+        for role, count, second in (("pd", pd, "peer"), ("tikv", tikv, "status")):
+            for number in range(count):
+                lines.append(f'[[{role}]]\nname = "{role}{number}"')
+                lines.append(f"client-port = {ports.pop()}\n{second}-port = {ports.pop()}")
+        path = self.home.parent / "topology.toml"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    def clear(self) -> None:
+        for plan in (self.home / "deployments").glob("*/plan.json"):
+            self("down", "--name", plan.parent.name, "--delete-data")
