@@ -39,22 +39,10 @@ from drillyard.emulator.raft import (
 )
 from drillyard.emulator.simulated import BOOT_INDEX, Dice, Disk, Node, Speed, Violation, Witness
 
-__all__ = ["Call", "Outcome", "Scale", "Simulation", "Violation", "simulate"]
+__all__ = ["Call", "Outcome", "Scale", "Simulation", "Violation", "Weather", "simulate"]
 
 MILLISECOND_US = 1_000
 TICK_US = 10 * MILLISECOND_US
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """How large a simulation is."""
-
-    voters: int = 3
-    spares: int = 2  # nodes that the group may take in
-    clients: int = 4
-    keys: int = 3
-    safety_ms: int = 2_000
-    liveness_ms: int = 6_000  # at most; it ends as soon as the group has converged
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +56,21 @@ class Weather:
     mishap_every_ms: int = 100
     ambush: int = 0  # how often a mishap strikes just when a leader is elected or changes the membership
     speed: Speed = field(default_factory=Speed)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large a simulation is, and which kind of trouble it looks for; what is None is drawn by the seed."""
+
+    voters: int | None = None
+    spares: int = 2  # nodes that the group may take in
+    clients: int = 4
+    keys: int = 3
+    safety_ms: int = 2_000
+    liveness_ms: int = 6_000  # at most; it ends as soon as the group has converged
+    weather: Weather | None = None
+    options: Options | None = None
+    mishaps: tuple[str, ...] | None = None  # names of `Simulation`'s methods for misfortunes, without the underscore
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,7 @@ class Simulation:
     def __init__(self, seed: int, scale: Scale | None = None) -> None:
         self.seed = seed
         self.dice = Dice(seed)
-        self.scale = scale if scale is not None else Scale(voters=self.dice.pick((3, 3, 3, 4, 5)))
+        self.scale = scale if scale is not None else Scale()
         self.witness = Witness()
         self.now_us = 0
         self.history: list[Call] = []
@@ -136,7 +139,7 @@ class Simulation:
         self._cut: set[tuple[int, int]] = set()  # links, one direction each
         self._is_stormy = True
         self._crashes = self._changes = self._snapshots = 0
-        self._weather = self._draw_weather()
+        self._weather = self.scale.weather or self._draw_weather()
         self._mishaps = self._draw_mishaps()
         self._nodes = self._create_nodes()
         self._clients = [Client(number) for number in range(1, self.scale.clients + 1)]
@@ -255,6 +258,8 @@ class Simulation:
 
     def _draw_mishaps(self) -> tuple[Callable[[], None], ...]:
         """Each seed does much of some things and nothing of others: what hides behind one misfortune shows then."""
+        if self.scale.mishaps is not None:
+            return tuple(getattr(self, f"_{name}") for name in self.scale.mishaps)
         kinds = (
             *(self._cut_in_two, self._cut_leader_off, self._cut_link, self._mend),
             *(self._crash_one, self._crash_leader, self._cut_power, self._stop_leader),
@@ -264,11 +269,12 @@ class Simulation:
         return (*drawn, *([self._change_membership] * self.dice.pick((0, 2, 8))), self._mend, self._restart)
 
     def _create_nodes(self) -> dict[int, Node]:
-        options = self._draw_options()
-        configuration = Configuration(frozenset(range(1, self.scale.voters + 1)))
+        options = self.scale.options or self._draw_options()
+        voters = self.scale.voters or self.dice.pick((3, 3, 3, 4, 5))
+        configuration = Configuration(frozenset(range(1, voters + 1)))
         nodes: dict[int, Node] = {}
-        for number in range(1, self.scale.voters + self.scale.spares + 1):
-            is_spare = number > self.scale.voters
+        for number in range(1, voters + self.scale.spares + 1):
+            is_spare = number > voters
             disk = Disk(Configuration() if is_spare else configuration, 0 if is_spare else BOOT_INDEX)
             nodes[number] = Node(number, disk, self, options)
             nodes[number].speed = self._weather.speed

@@ -183,7 +183,10 @@ class Raft:
 
     def apply_change(self, change: ConfigurationChange) -> Configuration:
         """Let a committed change take effect. Not calling this for a committed change rejects it, on every node."""
-        self.configuration = changed(self.configuration, change)
+        try:
+            self.configuration = changed(self.configuration, change)
+        except ValueError as reason:  # it was checked before it was proposed, against this very configuration
+            raise ProtocolBroken(f"a committed membership change does not fit: {reason}") from None
         has_vote = self.node in electors(self.configuration)
         if self._leadership is not None:
             self._leadership.adopt(self.configuration)
