@@ -1,0 +1,132 @@
+"""A deployment under a temporary home on free ports, driven by the command line as a user drives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+COMMAND = Path(sys.executable).with_name("drillyard")
+LIMIT_S = 120.0
+
+# What a member writes when it has done its part of a gate; the last of these lines is the truth about "ready".
+_DONE = re.compile(
+    r"^\[(?P<at>[^\]]+)\] \[INFO\] \[[^\]]+\] "
+    r'\["?(TiKV is ready to serve|PD cluster leader is ready to serve|pd leader is known|operator finish)"?\]'
+)
+
+
+class BenchFailed(Exception):
+    """A command did not do what the measurement needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    document: dict[str, Any]
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One deployment's home and topology file."""
+
+    home: Path
+    topology: Path
+
+    def run(self, *arguments: str) -> Ran:
+        environment = {**os.environ, "DRILLYARD_HOME": str(self.home)}
+        began = time.perf_counter()
+        done = subprocess.run(
+            [COMMAND, *arguments, "--json"], env=environment, capture_output=True, text=True, timeout=LIMIT_S
+        )
+        took_s = time.perf_counter() - began
+        if done.returncode:
+            raise BenchFailed(f"drillyard {' '.join(arguments)} ended with {done.returncode}: {done.stdout[-2000:]}")
+        return Ran(json.loads(done.stdout), took_s)
+
+    def up(self) -> Ran:
+        return self.run("up", "--topology", str(self.topology))
+
+    def members(self) -> dict[str, dict[str, Any]]:
+        standing = self.run("status").document
+        rows = _find(standing, "members")
+        return {row["name"]: row for row in rows}
+
+    def truth_s(self) -> float:
+        """When the last member wrote that its part was done, in seconds since the epoch."""
+        logs = [Path(row["log_path"]).read_text(encoding="utf-8") for row in self.members().values()]
+        done = [found["at"] for log in logs for line in log.splitlines() if (found := _DONE.match(line))]
+        if not done:
+            raise BenchFailed("no member's log says when it was ready")
+        return max(datetime.strptime(at, "%Y/%m/%d %H:%M:%S.%f %z").timestamp() for at in done)
+
+    def memory_mb(self) -> list[tuple[float, float]]:
+        """RSS and PSS of every member; where the system keeps no PSS, the RSS stands for it."""
+        figures = []
+        for row in self.members().values():
+            memory = psutil.Process(row["pid"]).memory_full_info()
+            figures.append((memory.rss / 1e6, getattr(memory, "pss", memory.rss) / 1e6))
+        return figures
+
+
+def reported_s(up: Ran) -> float:
+    """When `up` saw the last gate open, in seconds since the epoch."""
+    timeline = _find(up.document, "timeline")
+    return max(float(entry["at"]) for entry in timeline if entry["gate"])
+
+
+def _find(document: dict[str, Any], part: str) -> Any:
+    """The part, at the top of the document or one level down."""
+    if part in document:
+        return document[part]
+    inner = (value for value in document.values() if isinstance(value, dict) and part in value)
+    found = next(inner, None)
+    if found is None:
+        raise BenchFailed(f"the document of {document.get('command')} has no {part}")
+    return found[part]
+
+
+@contextmanager
+def temporary() -> Iterator[Bench]:
+    """A home and free ports for the block; whatever still runs in it is taken down at its end."""
+    home = Path(tempfile.mkdtemp(prefix="drillyard-bench-"))
+    topology = home / "topology.toml"
+    topology.write_text(_topology(_free_ports(12)), encoding="utf-8")
+    bench = Bench(home, topology)
+    try:
+        yield bench
+    finally:
+        if any((home / "deployments").glob("*")):
+            bench.run("down", "--delete-data")
+        shutil.rmtree(home)
+
+
+def _topology(ports: list[int]) -> str:
+    tables = [f"[[pd]]\nclient-port = {ports.pop()}\npeer-port = {ports.pop()}\n" for _ in range(3)]
+    tables += [f"[[tikv]]\nclient-port = {ports.pop()}\nstatus-port = {ports.pop()}\n" for _ in range(3)]
+    return "\n".join(tables)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Free ports below those that the system lends to connecting programs, so that a restart finds them free."""
+    found: list[int] = []
+    for port in random.sample(range(21000, 32000), 400):
+        with socket.socket() as probe:
+            if len(found) < count and probe.connect_ex(("127.0.0.1", port)):
+                found.append(port)
+    return found

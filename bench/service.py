@@ -1,0 +1,144 @@
+"""What clients get of a cluster: how long it is not served after a member was killed, and how much it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bench.deployment import Bench, BenchFailed
+from drillyard.clients import calls
+from drillyard.clients.calls import CallFailed
+from drillyard.clients.pd import API, PdClient
+from drillyard.clients.tikv import RawClient
+
+PROBE_S = 0.5  # the longest that one attempt may take
+PAUSE_S = 0.005
+GIVE_UP_S = 60.0
+IN_FLIGHT = 64
+THROUGHPUT_S = 2.0
+
+
+async def store_lost(bench: Bench) -> float:
+    """SIGKILL of the region leader until a client that knew it writes again."""
+    members = bench.members()
+    victim = members[await _region_leader(members)]
+    client = RawClient(_pd_addresses(members), timeout_s=PROBE_S)
+    try:
+        if not (await client.put(b"bench-store", b"before")).is_ok:
+            raise BenchFailed("the cluster does not serve before the fault")
+
+        async def attempt() -> bool:
+            return (await client.put(b"bench-store", b"after")).is_ok
+
+        took_s = await _served_again(victim["pid"], attempt)
+    finally:
+        client.close()
+    await _heal(bench, victim["name"])
+    return took_s
+
+
+async def pd_lost(bench: Bench) -> float:
+    """SIGKILL of the PD leader until timestamps are granted and a client that knows nothing yet can write."""
+    members = bench.members()
+    pds = [PdClient(row["name"], row["addresses"]["client"]) for row in members.values() if row["role"] == "pd"]
+    leader, _ = await _pd_leader(pds)
+
+    async def attempt() -> bool:
+        leader, cluster_id = await _pd_leader(pds)
+        await leader.timestamps(cluster_id, 1, timeout_s=PROBE_S)
+        client = RawClient(_pd_addresses(members), timeout_s=PROBE_S)
+        try:
+            return (await client.put(b"bench-pd", b"after")).is_ok
+        finally:
+            client.close()
+
+    try:
+        took_s = await _served_again(members[leader.name]["pid"], attempt)
+    finally:
+        for pd in pds:
+            pd.close()
+    await _heal(bench, leader.name)
+    return took_s
+
+
+async def throughput(bench: Bench) -> tuple[float, float]:
+    """Puts and gets a second, with many in flight from one process."""
+    client = RawClient(_pd_addresses(bench.members()), timeout_s=10.0)
+    try:
+        puts = await _rate(lambda number: client.put(b"bench-%d" % (number % 5000), b"x" * 100))
+        gets = await _rate(lambda number: client.get(b"bench-%d" % (number % 5000)))
+    finally:
+        client.close()
+    return puts, gets
+
+
+async def _rate(act: Callable[[int], Awaitable[Any]]) -> float:
+    done = 0
+    end = time.perf_counter() + THROUGHPUT_S
+
+    async def work(number: int) -> None:
+        nonlocal done
+        while time.perf_counter() < end:
+            outcome = await act(number)
+            if not outcome.is_ok:
+                raise BenchFailed(f"a call failed under load: {outcome.reason}")
+            done += 1
+            number += IN_FLIGHT
+
+    began = time.perf_counter()
+    await asyncio.gather(*(work(number) for number in range(IN_FLIGHT)))
+    return done / (time.perf_counter() - began)
+
+
+async def _served_again(pid: int, attempt: Callable[[], Awaitable[bool]]) -> float:
+    began = time.perf_counter()
+    os.kill(pid, signal.SIGKILL)
+    while time.perf_counter() - began < GIVE_UP_S:
+        try:
+            if await attempt():
+                return time.perf_counter() - began
+        except CallFailed:
+            pass  # that is what is being measured
+        await asyncio.sleep(PAUSE_S)
+    raise BenchFailed(f"not served again within {GIVE_UP_S:g} s")
+
+
+async def _heal(bench: Bench, member: str) -> None:
+    await asyncio.to_thread(bench.run, "start", member)
+    await asyncio.to_thread(bench.run, "verify", "--wait", "60")
+
+
+def _pd_addresses(members: dict[str, dict[str, Any]]) -> list[str]:
+    return [row["addresses"]["client"] for row in members.values() if row["role"] == "pd"]
+
+
+async def _pd_leader(pds: list[PdClient]) -> tuple[PdClient, int]:
+    """The PD leader and the cluster's id, by the word of any member."""
+    failures: list[CallFailed] = []
+    for pd in pds:
+        try:
+            view = await pd.members(timeout_s=PROBE_S)
+        except CallFailed as failure:
+            failures.append(failure)
+            continue
+        urls = {calls.strip_scheme(url) for url in view.leader.client_urls}
+        leader = next((other for other in pds if other.address in urls), None)
+        if leader is not None:
+            return leader, view.header.cluster_id
+    raise failures[0] if failures else CallFailed(calls.NO_LEADER, "no PD leader is known")
+
+
+async def _region_leader(members: dict[str, dict[str, Any]]) -> str:
+    pd = PdClient("any", _pd_addresses(members)[0])
+    try:
+        stores = await pd.stores(timeout_s=PROBE_S)
+        answer = await pd.raw(f"{API}/regions", timeout_s=PROBE_S)
+    finally:
+        pd.close()
+    leader = answer.json()["regions"][0]["leader"]["store_id"]
+    address = next(s["store"]["address"] for s in stores["stores"] if s["store"]["id"] == leader)
+    return next(name for name, row in members.items() if row["addresses"]["client"] == address)
