@@ -209,6 +209,17 @@ def test_a_damaged_plan_is_named_and_can_be_removed(
     run(scenario())
 
 
+def test_a_deployment_whose_plan_was_removed_can_still_be_stopped(runtime: LocalRuntime) -> None:
+    async def scenario() -> None:
+        deployment = await up(runtime)
+        (deployment.directory / "plan.json").unlink()
+        report = await runtime.stop("a", delete_data=True)
+        assert (report.is_clean, set(report.stopped)) == (True, {"pd0", "tikv0"})
+        assert not deployment.directory.exists()
+
+    run(scenario())
+
+
 def test_a_long_home_still_has_a_socket(tmp_path: Path) -> None:
     runtime = LocalRuntime(tmp_path / ("long" * 20) / ("path" * 20))
 

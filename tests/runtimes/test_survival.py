@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from standins import STAND_INS, has_served, run, until, up
 
-from drillyard.runtimes import journal, keeper_link
-from drillyard.runtimes.abilities import Busy, Deployment, EventKind, KeeperFailed
+from drillyard.runtimes import journal, keeper_link, plans
+from drillyard.runtimes.abilities import Busy, Deployment, EventKind, KeeperFailed, WrongState
 from drillyard.runtimes.local import LocalRuntime
 from drillyard.runtimes.processes import identity, signal_if_same
-from drillyard.topology import Topology
+from drillyard.topology import Role, Topology
 
 
 def members_of(deployment: Deployment) -> list[tuple[int, str | None]]:
@@ -354,21 +354,21 @@ def test_two_starts_at_once_make_one_keeper(runtime: LocalRuntime) -> None:
     run(scenario())
 
 
-def test_a_start_after_an_abandoned_stop_waits_for_it(runtime: LocalRuntime) -> None:
+def test_a_start_after_an_abandoned_stop_waits_for_it(runtime: LocalRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plans.GRACE_S, Role.TIKV, 2.0)
+
     async def scenario() -> None:
-        first = await up(runtime)
-        assert first.keeper_pid is not None
+        first = await up(runtime, behaviours={"tikv0": "ignore-term"})
         _, writer = await asyncio.open_unix_connection(keeper_link.socket_path(first.directory))
-        await runtime.pause_member("a", "tikv0")
         writer.write(json.dumps({"id": 1, "do": "stop-all"}).encode() + b"\n")
-        await writer.drain()
         writer.close()
         await until(lambda: "stopping" in (first.directory / "journal.jsonl").read_text())
         now = await runtime.deployment("a")
-        assert now.is_up == (not now.is_stopping)
+        assert (now.is_up, now.is_stopping) == (False, True)
+        with pytest.raises(WrongState, match="the deployment is stopping"):
+            await runtime.restart_member("a", "pd0")
         second = await runtime.start(await runtime.plan(name="a"))
-        assert second.is_up
-        assert second.keeper_pid != first.keeper_pid
+        assert (second.is_up, second.keeper_pid != first.keeper_pid) == (True, True)
         assert [m.running for m in second.members] == [True, True]
 
     run(scenario())

@@ -215,10 +215,10 @@ class LocalRuntime:
     async def stop(self, name: str = DEFAULT_NAME, *, delete_data: bool = False) -> StopReport:
         """Stop stores, then PDs, then the keeper, and prove that nothing is left. Data stays unless told otherwise.
 
-        Works on a deployment that is down already, whose keeper was lost or is stuck, or whose plan is damaged.
+        Works on a deployment that is down already, whose keeper was lost or is stuck, or whose plan is damaged or gone.
         """
         directory = self.directory(name)
-        if not (directory / "plan.json").exists():
+        if not (directory / "plan.json").exists() and not keeper_link.is_alive(directory):
             raise NoSuchDeployment(name, self.names())
         with keeper_link.command_lock(directory, "stop"):
             topology = None
