@@ -492,3 +492,40 @@ def test_introductions_of_strangers_are_refused(servers: PdProcesses) -> None:
         return caught.value.status
 
     assert asyncio.run(scenario()) is Status.FAILED_PRECONDITION
+
+
+def test_the_calls_of_an_official_client(servers: PdProcesses) -> None:
+    """tikv-python's own PD client: over two regions, with endpoints of which one is dead, past a leader's death."""
+    from tikv._backoff import Backoff
+    from tikv._region import RegionCache
+    from tikv._sync._pd import PDClient
+    from tikv._sync._transport import Transport
+
+    async def fill() -> FakeStores:
+        stores = fake_stores(servers)
+        await stores.pd.find_leader()
+        await stores.join()
+        left, right = stores.heartbeat(), stores.heartbeat()
+        for beat in (left, right):
+            beat.region.region_epoch.version = 2
+        left.region.end_key = right.region.start_key = b"m"
+        right.region.id = (await stores.pd.call(PD.AllocID, pdpb.AllocIDRequest())).id
+        async with stores.pd.channels[stores.pd.leader_port].open(PD.RegionHeartbeat) as stream:
+            await stream.send(left)
+            await stream.send(right)
+            leader = servers.client_ports.index(stores.pd.leader_port)
+            await until(lambda: servers.ask(leader, f"{V1}/regions/count")["count"] == 2, "two regions")
+        await stores.close()
+        return stores
+
+    stores = asyncio.run(fill())
+    endpoints = ["127.0.0.1:1", *(f"127.0.0.1:{port}" for port in servers.client_ports)]
+    client = PDClient(endpoints, Transport(), RegionCache())
+    for _ in range(2):
+        assert client.region(b"a", Backoff(20)).end == b"m"
+        assert client.region(b"m", Backoff(20)).start == b"m"
+        assert client.region_by_end(b"m", Backoff(20)).end == b"m"
+        assert [each.start for each in client.scan_regions(b"", b"", 10, Backoff(20))] == [b"", b"m"]
+        assert client.store_address(stores.stores[0].id, Backoff(20)) == "127.0.0.1:30160"
+        if len(servers.processes) == 3:
+            servers.kill(servers.wait_for_leader())
