@@ -200,11 +200,12 @@ def logs(
     from drillyard.flows.inspect import LogLine
 
     command, yard = _begin("logs", as_json)
+    command.is_endless = follow
     cluster = yard.cluster(name)
 
-    def say(line: LogLine) -> None:
+    def say(line: LogLine) -> bool:
         text = line.text if member is not None else f"{line.member:<8} {line.text}"
-        console.say(json.dumps(document.of_line(line)) if as_json else text)
+        return console.say(json.dumps(document.of_line(line)) if as_json else text)
 
     async def work() -> int:
         found = await cluster.logs(member, lines)
@@ -212,7 +213,8 @@ def logs(
             for line in found:
                 say(line)
             async for line in cluster.follow(member):
-                say(line)
+                if not say(line):
+                    return exits.OK
 
         def show() -> None:
             for line in found:
@@ -299,7 +301,7 @@ def resume(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> N
 
 @app.command()
 def version(as_json: Json = False) -> None:
-    """The version of drillyard, and which servers its emulator claims to be."""
+    """The version of drillyard and of its Python."""
     from drillyard import __version__
     from drillyard.faces import console, exits
     from drillyard.faces.runner import Command

@@ -6,6 +6,7 @@ only when a live table is drawn, because it costs an eighth of a second.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -107,9 +108,14 @@ def _drawing(picture: Picture) -> Any:
     return Group(members, Text(""), gates, Text(f"{picture.elapsed_s:.1f} s", style="dim"))
 
 
-def say(text: str = "") -> None:
-    """A line of result, on stdout, now."""
-    print(text, flush=True)
+def say(text: str = "") -> bool:
+    """A line of result, on stdout, now. False when nobody reads any more: the work goes on, in silence."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def complain(text: str) -> None:

@@ -33,6 +33,7 @@ class Command:
     name: str
     is_json: bool
     is_long: bool = False  # it waits, so that progress is worth showing
+    is_endless: bool = False  # only an interruption ends it
     began: float = field(default_factory=time.time)
     listener: console.Lines = field(init=False)
 
@@ -44,7 +45,7 @@ class Command:
         else:
             self.listener = console.Lines(self.began)
 
-    def end(self, exit_code: int, show: Callable[[], None], **parts: Any) -> int:
+    def end(self, exit_code: int, show: Callable[[], object], **parts: Any) -> int:
         """Tell the result: one document, or what `show` writes."""
         self.listener.stop()
         if self.is_json:
@@ -54,13 +55,19 @@ class Command:
         return exit_code
 
     def refuse(self, exit_code: int, kind: str, error: tuple[str, str]) -> int:
-        """Tell an error that has no report: what is wrong, and its mend."""
+        """Tell an error that has no report: what is wrong, and its mend; and where evidence was saved, if it was."""
         wrong, mend = error
+        told = document.of_error(kind, wrong, mend)
+        if self.listener.trouble is not None:
+            told["evidence"] = self.listener.trouble.evidence
 
         def show() -> None:
-            console.complain(f"error: {wrong}" + (f"\n  mend: {mend}" if mend else ""))
+            console.complain(f"error: {wrong}")
+            for name in ("mend", "evidence"):
+                if told.get(name):
+                    console.complain(f"  {name}: {told[name]}")
 
-        return self.end(exit_code, show, error=document.of_error(kind, wrong, mend))
+        return self.end(exit_code, show, error=told)
 
 
 def run(command: Command, work: Callable[[], Awaitable[int]]) -> int:
@@ -90,9 +97,6 @@ def run(command: Command, work: Callable[[], Awaitable[int]]) -> int:
         return command.refuse(exits.BAD_INPUT, "bad-input", (error.wrong, error.mend))
     except RuntimeRefusal as error:
         return command.refuse(exits.COULD_NOT_START, Ending.COULD_NOT_START.value, (error.wrong, error.mend))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush complains once more
-        return exits.FAULT
     except OSError as error:
         wrong = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
         mend = "see that the directory of DRILLYARD_HOME can be written and has space"
@@ -103,6 +107,8 @@ def run(command: Command, work: Callable[[], Awaitable[int]]) -> int:
 
 def _interrupted(command: Command, exit_code: int) -> int:
     trouble = command.listener.trouble
+    if command.is_endless:
+        return exit_code
     if trouble is None:
         return command.refuse(exit_code, Ending.INTERRUPTED.value, ("interrupted", ""))
     return command.end(exit_code, lambda: console.show_trouble(trouble), error=document.of_trouble(trouble))

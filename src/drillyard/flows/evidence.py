@@ -61,7 +61,19 @@ async def save(scene: Scene, now: float) -> Path:
     return bundle
 
 
-def newest(deployment: Deployment) -> float:
+async def save_unseen_end(deployment: Deployment, now: float) -> str:
+    """Save a bundle when a member ended unasked and none was written since: its directory, or empty.
+
+    Called before anything is removed or started anew, it makes good for a command that was killed before it could.
+    """
+    saved_at = _newest(deployment)
+    ends = (member.exit for member in deployment.members)
+    if not any(end is not None and not end.asked and end.at > saved_at for end in ends):
+        return ""
+    return str(await save(Scene("unasked-end", deployment), now))
+
+
+def _newest(deployment: Deployment) -> float:
     """When the latest bundle was begun; 0 when there is none."""
     try:
         return max((path.stat().st_mtime for path in deployment.evidence_dir.iterdir()), default=0.0)

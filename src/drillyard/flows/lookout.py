@@ -27,7 +27,7 @@ from drillyard.runtimes.abilities import Deployment, EventKind, MemberEvent, Run
 from drillyard.topology import Role
 from drillyard.waiting import Clock, Deadline, Wake, until
 
-PATIENCE_S = 0.5  # for one answer while waiting: a member that hangs must not hide the others
+PATIENCE_S = 1.0  # for one answer while waiting: a member that hangs must not hide the others for long
 ONE_LOOK_PATIENCE_S = 2.0  # for one answer when there is only one look
 FRESH_HEARTBEATS = 5  # a heartbeat is fresh for so many of its intervals, at most as long as PD says Up
 MOST_FRESH_S = 20.0

@@ -14,7 +14,7 @@ from pathlib import Path
 from drillyard.flows import evidence
 from drillyard.flows.report import DownReport, MemberRow, member_rows
 from drillyard.flows.up import Scope
-from drillyard.runtimes.abilities import Deployment, RuntimeRefusal
+from drillyard.runtimes.abilities import RuntimeRefusal
 
 
 class Operation(StrEnum):
@@ -76,12 +76,4 @@ async def _save_unseen_end(scope: Scope, name: str) -> str:
         deployment = await scope.runtime.deployment(name)
     except RuntimeRefusal:
         return ""  # a damaged plan or a stuck keeper: there is no picture to save, and `down` must still go on
-    if not has_unseen_end(deployment):
-        return ""
-    return str(await evidence.save(evidence.Scene("unasked-end", deployment), scope.clock.now()))
-
-
-def has_unseen_end(deployment: Deployment) -> bool:
-    saved_at = evidence.newest(deployment)
-    ends = (member.exit for member in deployment.members)
-    return any(end is not None and not end.asked and end.at > saved_at for end in ends)
+    return await evidence.save_unseen_end(deployment, scope.clock.now())

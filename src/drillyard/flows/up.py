@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drillyard.flows import evidence
 from drillyard.flows.report import Ending, Entry, Listener, Picture, Report, Silence, Trouble, report_of, state_of
@@ -23,6 +24,9 @@ from drillyard.runtimes.local import DEFAULT_NAME, LocalRuntime
 from drillyard.runtimes.plans import Executable, Executables, Plan
 from drillyard.topology import Role, Topology
 from drillyard.waiting import Clock
+
+if TYPE_CHECKING:
+    from drillyard.flows.lookout import Lookout
 
 LAST_LINES = 8
 TIMEOUT_S = 60.0
@@ -63,8 +67,10 @@ async def up(scope: Scope, request: UpRequest) -> Report:
     if request.topology is not None and not request.topology.of_role(Role.TIKV):
         raise Misuse("the topology has no TiKV", "add at least one: without a store no gate after PD's can open")
     plan = await scope.runtime.plan(request.topology, request.name, request.executables())
-    before = await scope.runtime.deployment(request.name)
-    deployment = before if before.is_up else await _start(scope, plan)
+    deployment = await scope.runtime.deployment(request.name)
+    if not deployment.is_up:
+        await evidence.save_unseen_end(deployment, scope.clock.now())
+        deployment = await _start(scope, plan)
     return await _wait(scope, _Wait(deployment, began, request.timeout_s, _any_member_is_down))
 
 
@@ -100,13 +106,15 @@ async def _wait(scope: Scope, wait: _Wait) -> Report:
     async with Lookout(eyes, wait.deployment, since=wait.began, patience_s=PATIENCE_S) as lookout:
         try:
             picture, is_over = await lookout.until(wait.is_over, wait.timeout_s)
-        except (asyncio.CancelledError, RuntimeRefusal):
-            await _save_cut_short(scope, wait.deployment, lookout.last, lookout.timeline)
+        except (asyncio.CancelledError, RuntimeRefusal) as error:
+            cause = "interrupted" if isinstance(error, asyncio.CancelledError) else str(error)
+            await _save_cut_short(scope, wait.deployment, cause, lookout)
             raise
         if picture.readiness.is_ready:
             return report_of(picture, lookout.timeline, lookout.opened, Ending.OK)
-        ending = Ending.MEMBER_EXITED if is_over else Ending.NOT_READY
-        happened = "" if is_over else f"is not ready after {wait.timeout_s:g} s"
+        fell = is_over and _fell(picture, wait.began)
+        ending = Ending.MEMBER_EXITED if fell else Ending.NOT_READY
+        happened = "" if fell else f"is not ready after {picture.elapsed_s:.1f} s"
         trouble = trouble_of(picture, ending, happened)
         report = replace(report_of(picture, lookout.timeline, lookout.opened, ending), trouble=trouble)
         timeline = tuple(lookout.timeline)
@@ -121,21 +129,21 @@ async def _start(scope: Scope, plan: Plan) -> Deployment:
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        await _save_cut_short(scope, await starting, None, [])
+        await _save_cut_short(scope, await starting, "interrupted")
         raise
 
 
-async def _save_cut_short(scope: Scope, deployment: Deployment, picture: Picture | None, timeline: list[Entry]) -> None:
+async def _save_cut_short(scope: Scope, deployment: Deployment, cause: str, lookout: Lookout | None = None) -> None:
     """The evidence of a wait that does not come to its end, and a word to the listener about where it is."""
-    ending = Ending.INTERRUPTED
     now = scope.clock.now()
     with contextlib.suppress(RuntimeRefusal):
         deployment = await scope.runtime.deployment(deployment.name)
-    entries = (*timeline, Entry(now, ending.value))
-    bundle = await evidence.save(evidence.Scene(ending.value, deployment, picture, None, entries), now)
+    entries = (*(lookout.timeline if lookout else ()), Entry(now, cause))
+    picture = lookout.last if lookout else None
+    bundle = await evidence.save(evidence.Scene("cut-short", deployment, picture, None, entries), now)
     trouble = Trouble(
-        ending,
-        f"{deployment.name}: interrupted; the members go on as they are",
+        Ending.INTERRUPTED,
+        f"{deployment.name}: {cause}; the members go on as they are",
         evidence=str(bundle),
         next_command=f"drillyard verify --wait{name_option(deployment.name)}",
         state=_state_words(deployment),
