@@ -60,7 +60,7 @@ def parse_flags(flags: Sequence[Flag], arguments: Sequence[str]) -> dict[str, An
         if flag is None:
             refuse(f"unknown {'flag' if name.startswith('-') else 'argument'} {name}", _nearest(name, by_name))
         if flag.parse is None:
-            values[flag.name] = boolean(text) if equals else True
+            values[flag.name] = _parsed(name, boolean, text) if equals else True
             continue
         if not equals:
             if not rest:

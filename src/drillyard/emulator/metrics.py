@@ -7,6 +7,7 @@ that `labels` gives where a path is hot. Not for use from other threads, beyond 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import resource
@@ -117,7 +118,8 @@ class Family(Generic[Metric]):
     def lines(self) -> Iterator[str]:
         if not self._children:
             return
-        yield f"# HELP {self._name} {self._about}"
+        about = self._about.replace("\\", "\\\\").replace("\n", "\\n")
+        yield f"# HELP {self._name} {about}"
         yield f"# TYPE {self._name} {next(iter(self._children.values())).kind}"
         for values, child in self._children.items():
             own: list[str] = [f'{label}="{_escaped(value)}"' for label, value in zip(self._labels, values, strict=True)]
@@ -215,8 +217,10 @@ def _open_files() -> int:
 
 
 def _number(value: float) -> str:
-    if value == float("inf"):
-        return "+Inf"
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
 
 
