@@ -11,6 +11,7 @@ It serves no client and decides nothing about the cluster.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,6 +44,7 @@ SNAPSHOT_EVERY = 1000  # applied entries
 LOG_KEPT = 200  # entries kept behind a snapshot, for members that lag a little
 CHUNK_BYTES = 1 << 19
 BOOT_CAMPAIGN_EVERY_S = 0.03
+RESIGN_S = 1.0
 
 
 class Undetermined(Exception):
@@ -88,6 +90,7 @@ class Consensus:
         self._pump_wanted = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._deposed = asyncio.Event()
         self._seen = (self._raft.role, self._raft.leader, self._raft.term)
         self.on_change: Callable[[], None] = lambda: None  # role, leader or term
         self.on_apply: Callable[[], None] = lambda: None
@@ -148,6 +151,21 @@ class Consensus:
             self._spawn(self._campaign())
         self._want_pump()
 
+    async def resign(self) -> None:
+        """Before a wanted stop: hands the lead to the member that has most of the log, if one takes it soon."""
+        others = [
+            (progress.match, member_id)
+            for member_id, progress in self._raft.progress().items()
+            if member_id != self._seat.member_id and progress.recent_active
+        ]
+        if not self.leads or not others:
+            return
+        self._deposed.clear()
+        self._raft.transfer_leader(max(others)[1])
+        self._want_pump()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._deposed.wait(), RESIGN_S)
+
     def close(self) -> None:
         self._closed = True
         for task in self._tasks:
@@ -190,8 +208,9 @@ class Consensus:
     async def _campaign(self) -> None:
         """At first boot the first member asks for votes until someone leads: the others may not listen yet."""
         while self.leader == 0 and self._raft.last_index == 0:
-            self._raft.campaign()
-            self._want_pump()
+            if self._raft.role is not Role.CANDIDATE:  # whose votes are on their way
+                self._raft.campaign()
+                self._want_pump()
             await asyncio.sleep(BOOT_CAMPAIGN_EVERY_S)
 
     # ---- the cycle of Readys ----
@@ -209,6 +228,8 @@ class Consensus:
         if seen != self._seen:
             if not self.leads or seen[2] != self._seen[2]:
                 self._fail_all()
+            if not self.leads:
+                self._deposed.set()
             self._seen = seen
             self.on_change()
 

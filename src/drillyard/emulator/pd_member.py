@@ -48,7 +48,7 @@ class PdMember:
         self.lead: Leadership | None = None
         self.changed = asyncio.Event()  # set and replaced whenever the leader as seen from here may have changed
         self.on_refused: Callable[[MemberRefused], None] = lambda refused: None
-        self.on_lead: Callable[[], None] = lambda: None
+        self.on_heard: Callable[[int], None] = lambda member_id: None  # another member has just come up
         self._log = log
         self._fresh_cluster_id = 0
         self._taking_over: asyncio.Task[None] | None = None
@@ -129,7 +129,6 @@ class PdMember:
             first_timestamp_ms=start.first_ms,
             first_id=start.ids[0],
         )
-        self.on_lead()
         self._tell_changed()
 
     def _lose_lead(self) -> None:
@@ -151,6 +150,7 @@ class PdMember:
                 f"{request.member.name} was started with another --initial-cluster than {self.options.name}, "
                 f"which has {self.options.initial_cluster}",
             )
+        self.on_heard(request.member.id)
         known = self.consensus.cluster.members.get(request.member.id)
         is_other = known is not None and known.incarnation != request.member.incarnation
         if self.lead is not None and known != request.member and not is_other:
@@ -169,13 +169,16 @@ class PdMember:
 
         Members that do not answer do not object: at first boot nobody does.
         """
-        others = [record for member_id, record in self.identity.first.items() if member_id != self.identity.record.id]
-        answers = await asyncio.gather(*(self._call(other) for other in others), return_exceptions=True)
-        for answer in answers:
+        for answer in await self.greet():
             if isinstance(answer, RpcError) and answer.status is Status.FAILED_PRECONDITION:
                 raise MemberRefused(f"{answer.message}; start all members with the same --initial-cluster")
             if isinstance(answer, drillpb.IntroduceResponse):
                 self._refuse_double(answer)
+
+    async def greet(self) -> list[drillpb.IntroduceResponse | BaseException]:
+        """Tells all the others that this member is there, so that they need not find out; what each of them says."""
+        others = [record for member_id, record in self.identity.first.items() if member_id != self.identity.record.id]
+        return await asyncio.gather(*(self._call(other) for other in others), return_exceptions=True)
 
     def _refuse_double(self, answer: drillpb.IntroduceResponse) -> None:
         if answer.known.id and answer.known.incarnation != self.identity.record.incarnation:

@@ -271,6 +271,7 @@ class PdServer:
             return peer_urls[member_id].rpartition("//")[2].rstrip("/")
 
         transport = Transport(resolve, consensus.report_unreachable, log)
+        member.on_heard = transport.hurry
         transport.identify(identity.group_id, identity.record.id)
         peer_handlers = {
             **transport.handlers(consensus.deliver, consensus.deliver_snapshot),
@@ -289,9 +290,11 @@ class PdServer:
             peers = await shell.listen(peer_host, peer_port, peer_handlers)
             member.start(fresh_cluster_id=(int(time.time()) << 32) + secrets.randbits(32))
             consensus.start(transport)
+            shell.spawn(member.greet(), "greeting")
             log.info("server is started", client_urls=options.client_urls, peer_urls=options.peer_urls)
             await shell.until_stopped()
         finally:
+            await consensus.resign()
             member.close()
             await clients.close()
             if peers is not None:

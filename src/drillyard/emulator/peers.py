@@ -183,7 +183,7 @@ class Transport:
                     self._refuse_strangers(envelope)
                     if envelope.from_peer.store_id != known:
                         known = envelope.from_peer.store_id
-                        self._is_back(known)
+                        self.hurry(known)
                     deliver(envelope)
                 await asyncio.sleep(0)  # what has already arrived must not keep the loop from all else
 
@@ -215,7 +215,8 @@ class Transport:
         self._log.warn("refused raft messages", reason=reason, sender=envelope.from_peer.store_id)
         raise RpcError(Status.FAILED_PRECONDITION, reason)
 
-    def _is_back(self, member: int) -> None:
+    def hurry(self, member: int) -> None:
+        """The member has given a sign of life: a connection to it need not be waited for."""
         route = self._routes.get(member)
         if route is not None:
             route.hurry()
