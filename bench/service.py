@@ -109,7 +109,7 @@ async def _served_again(pid: int, attempt: Callable[[], Awaitable[bool]]) -> flo
 
 async def _heal(bench: Bench, member: str) -> None:
     await asyncio.to_thread(bench.run, "start", member)
-    await asyncio.to_thread(bench.run, "verify", "--wait", "60")
+    await asyncio.to_thread(bench.run, "verify", "--wait")
 
 
 def _pd_addresses(members: dict[str, dict[str, Any]]) -> list[str]:

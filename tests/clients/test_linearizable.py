@@ -2,54 +2,62 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Callable
+import time
 
 import pytest
-from client_cluster import SERVED_S, ClientCluster
-from client_histories import load
+from client_cluster import READY_S, SERVED_S, ClientCluster
+from client_faults import FAULTS, Fault
+from client_histories import History, load
 
-from drillyard.judge.consistency import Outcome, Verdict, check
-
-
-def kill(cluster: ClientCluster, victim: str) -> Callable[[], object]:
-    cluster.cluster.kill(victim)
-    return lambda: cluster.start(victim)
+from drillyard.clients.tikv import RawClient
+from drillyard.judge.consistency import Kind, Operation, Outcome, Verdict, check
 
 
-def pause(cluster: ClientCluster, victim: str) -> Callable[[], object]:
-    cluster.cluster.pause(victim)
-    return lambda: cluster.cluster.resume(victim)
+def judge(history: History) -> None:
+    judgement = check(history.operations)
+    assert judgement.verdict is Verdict.LINEARIZABLE, f"seed {history.seed}: {judgement.explain()}"
+    certain = sum(1 for op in history.operations if op.outcome is Outcome.OK)
+    assert certain > 500, "too little happened for the verdict to mean much"
 
 
-FAULTS = {
-    "region leader killed": (ClientCluster.region_leader, kill),
-    "another store killed": (ClientCluster.other_store, kill),
-    "region leader paused": (ClientCluster.region_leader, pause),
-    "PD leader killed": (ClientCluster.pd_leader, kill),
-    "PD leader paused": (ClientCluster.pd_leader, pause),
-}
-
-
-@pytest.mark.parametrize(("choose", "strike"), FAULTS.values(), ids=FAULTS.keys())
-def test_linearizable_while(
-    cluster: ClientCluster,
-    choose: Callable[[ClientCluster], str],
-    strike: Callable[[ClientCluster, str], Callable[[], object]],
-) -> None:
-    seed = secrets.token_hex(4)
-    victim = choose(cluster)
-    with load(cluster.pd_endpoints, seed) as running:
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_linearizable_while(cluster: ClientCluster, fault: Fault) -> None:
+    with load(cluster.pd_endpoints, secrets.token_hex(4)) as running:
         running.wait_for(40, SERVED_S, "not served before the fault")
-        undo = strike(cluster, victim)
+        victim = fault.choose(cluster)
+        fault.strike(cluster.cluster, victim)
         try:
             running.wait_for(40, SERVED_S, f"not served again without {victim}")
         finally:
-            undo()
+            fault.undo(cluster.cluster, victim)
         running.wait_for(40, SERVED_S, f"not served after {victim} came back")
     cluster.heal()
-    operations = running.history.operations
-    judgement = check(operations)
-    assert judgement.verdict is Verdict.LINEARIZABLE, f"seed {seed}, {victim}: {judgement.explain()}"
-    certain = sum(1 for op in operations if op.outcome is Outcome.OK)
-    assert certain > 500, "too little happened for the verdict to mean much"
+    judge(running.history)
+
+
+def test_killing_all_six_at_once_loses_nothing_acknowledged(cluster: ClientCluster) -> None:
+    with load(cluster.pd_endpoints, secrets.token_hex(4)) as running:
+        running.wait_for(80, SERVED_S, "not served before the fault")
+        cluster.kill_all()
+    cluster.start(*cluster.all_members())
+    cluster.heal()
+    history = running.history
+    history.add(asyncio.run(read_back(cluster, [*history.plain, *history.swapped])))
+    judge(history)
+
+
+async def read_back(cluster: ClientCluster, keys: list[bytes]) -> list[Operation]:
+    """What each key holds now, as operations that end the history."""
+    client = RawClient(cluster.pd_endpoints, timeout_s=READY_S)
+    operations = []
+    try:
+        for key in keys:
+            called = time.monotonic()
+            outcome = await client.get(key)
+            assert outcome.is_ok, outcome
+            operations.append(Operation(Kind.GET, key, called, time.monotonic(), outcome.value, client="afterwards"))
+    finally:
+        client.close()
+    return operations
