@@ -333,7 +333,7 @@ def test_a_step_is_taken_once() -> None:
         (Step(REGION, Epoch(1, 1), 3, ChangePeers((PeerChange(ChangeKind.ADD_VOTER, Peer(4, 2)),))), "quorum"),
         (Step(REGION, Epoch(1, 1), 3, TransferLeader(Peer(4, 2))), "not in the region"),
         (Step(REGION, Epoch(1, 1), 3, TransferLeader(Peer(3, 1))), "already"),
-        (Step(REGION, Epoch(1, 1), 3, Unsupported("split_region")), "split_region is not supported"),
+        (Step(REGION, Epoch(1, 1), 3, Unsupported("split region")), "split region is not supported"),
     ],
 )
 def test_steps_that_are_declined_change_nothing(step: Step, word: str) -> None:

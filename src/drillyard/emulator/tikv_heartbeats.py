@@ -191,8 +191,7 @@ class Heartbeats:
                 self._take(step)
 
     def _take(self, step: Step) -> None:
-        kind = type(step.action).__name__
-        self.on_step(kind)
+        self.on_step(_kind_of(step))
         reason = self._engine.obey(step)
         if not reason:
             self._declined.pop(step.region_id, None)
@@ -211,6 +210,17 @@ def step_of(answer: pdpb.RegionHeartbeatResponse) -> Step | None:
     return Step(answer.region_id, unpack_epoch(answer.region_epoch), answer.target_peer.id, action)
 
 
+def _kind_of(step: Step) -> str:
+    """The step as TiKV's metrics name it."""
+    match step.action:
+        case ChangePeers():
+            return "change peer"
+        case TransferLeader():
+            return "transfer leader"
+        case Unsupported(name):
+            return name
+
+
 def _action_of(answer: pdpb.RegionHeartbeatResponse) -> ChangePeers | TransferLeader | Unsupported | None:
     if answer.HasField("change_peer_v2"):
         return ChangePeers(tuple(_change_of(change) for change in answer.change_peer_v2.changes))
@@ -221,7 +231,7 @@ def _action_of(answer: pdpb.RegionHeartbeatResponse) -> ChangePeers | TransferLe
         return TransferLeader(unpack_peer(peer if peer.id else _first(answer.transfer_leader)))
     for field in ("split_region", "merge", "switch_witnesses"):
         if field in answer.DESCRIPTOR.fields_by_name and answer.HasField(field):
-            return Unsupported(field)
+            return Unsupported(field.replace("_", " "))
     return None
 
 
