@@ -98,7 +98,8 @@ def verify(
             parts["error"] = document.of_trouble(trouble)
 
         def show() -> None:
-            console.show_report(report)
+            if not command.listener.has_drawn:
+                console.show_report(report)
             if trouble is None:
                 console.show_ready(report)
             else:
@@ -136,7 +137,8 @@ def prove(
             parts["error"] = document.of_trouble(trouble)
 
         def show() -> None:
-            console.show_report(proof.report)
+            if not command.listener.has_drawn:
+                console.show_report(proof.report)
             if trouble is not None:
                 console.show_trouble(trouble)
             if proof.down is not None:

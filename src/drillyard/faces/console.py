@@ -7,6 +7,7 @@ only when a live table is drawn, because it costs an eighth of a second.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 MARKS = {"holds": "open", "violated": "closed", "unknown": "unknown"}
 WAITS = "not asked yet"
 WIDEST_LACK = 150
+NARROWEST_LACK = 20
+MEMBER_COLUMNS, GATE_COLUMNS = 30, 26  # what the fixed columns and the gaps take of a line
 
 
 class Lines:
@@ -52,6 +55,11 @@ class Lines:
     def stop(self) -> None:
         pass
 
+    @property
+    def has_drawn(self) -> bool:
+        """Whether the members and gates are on the screen already."""
+        return False
+
 
 class Quiet(Lines):
     """A listener that says nothing until the end."""
@@ -66,6 +74,7 @@ class Table(Lines):
     def __init__(self, began: float) -> None:
         super().__init__(began)
         self._live: Live | None = None
+        self._drawn: object = None
 
     def hear(self, entry: Entry) -> None:
         pass
@@ -76,12 +85,19 @@ class Table(Lines):
 
             self._live = Live(auto_refresh=False, transient=False)
             self._live.start()
-        self._live.update(_drawing(picture), refresh=True)
+        # Drawing takes longer than looking: only what differs is drawn, and the time four times a second.
+        seen = picture.readiness, member_rows(picture.deployment, picture.observation), int(picture.elapsed_s * 4)
+        if seen != self._drawn:
+            self._drawn = seen
+            self._live.update(_drawing(picture), refresh=True)
 
     def stop(self) -> None:
         if self._live is not None:
             self._live.stop()
-            self._live = None
+
+    @property
+    def has_drawn(self) -> bool:
+        return self._live is not None
 
 
 def _drawing(picture: Picture) -> Any:
@@ -90,21 +106,24 @@ def _drawing(picture: Picture) -> Any:
     from rich.text import Text
 
     colours = {"holds": "green", "violated": "red", "unknown": "yellow", "running": "green", "exited": "red"}
+    width = shutil.get_terminal_size().columns
     lacking = {name: verdict for verdict in reversed(picture.readiness.verdicts) for name in verdict.members}
     members = RichTable(box=None, padding=(0, 2, 0, 0))
     for column in ("member", "runs", "state", "pid", "at", "lacks"):
-        members.add_column(column, overflow="ellipsis", no_wrap=True)
+        members.add_column(column, no_wrap=True)
     for row in member_rows(picture.deployment, picture.observation):
         verdict = lacking.get(row.name)
         about = next((lack.text for lack in verdict.lacks if row.name in lack.members), "") if verdict else ""
         state = Text(row.exit_text or row.state, style=colours.get(row.state, "yellow"))
-        members.add_row(row.name, _runs(row), state, str(row.pid or ""), row.addresses["client"], Text(about))
+        taken = len(_runs(row)) + len(state) + len(row.addresses["client"]) + MEMBER_COLUMNS
+        cells = (row.name, _runs(row), state, str(row.pid or ""), row.addresses["client"])
+        members.add_row(*cells, Text(_cut(about, width - taken)))
     gates = RichTable(box=None, padding=(0, 2, 0, 0), show_header=False)
-    gates.add_column(no_wrap=True)
-    gates.add_column(no_wrap=True)
-    gates.add_column(overflow="ellipsis", no_wrap=True)
+    for _ in range(3):
+        gates.add_column(no_wrap=True)
     for gate in gate_rows(picture.readiness, {}):
-        gates.add_row(gate.gate, Text(MARKS[gate.status], style=colours[gate.status]), Text(_waits_for(gate)))
+        mark = Text(MARKS[gate.status], style=colours[gate.status])
+        gates.add_row(gate.gate, mark, Text(_cut(_waits_for(gate), width - GATE_COLUMNS)))
     return Group(members, Text(""), gates, Text(f"{picture.elapsed_s:.1f} s", style="dim"))
 
 
@@ -202,5 +221,10 @@ def _waits_for(gate: GateRow) -> str:
         return f"after {gate.open_after_s:.2f} s" if gate.open_after_s is not None else ""
     if all(WAITS in lack for lack in gate.lacks):
         return "waits for the gates before it"
-    text = gate.text
-    return text if len(text) <= WIDEST_LACK else text[: WIDEST_LACK - 1] + "…"
+    return _cut(gate.text, WIDEST_LACK)
+
+
+def _cut(text: str, width: int) -> str:
+    """The text within the width, but never so little of it that it says nothing."""
+    room = max(NARROWEST_LACK, width)
+    return text if len(text) <= room else text[: room - 1] + "…"
