@@ -57,6 +57,7 @@ MAX_STREAMS = 4096  # that one connection may have open
 FRAME = 512 << 10
 STREAM_WINDOW = 8 << 20
 CONNECTION_WINDOW = 32 << 20
+ACKNOWLEDGE = 1 << 20  # bytes taken from a stream before its window is refilled
 WRITE_BUFFER = 1 << 20  # unsent bytes of a connection after which its senders wait
 _DEFAULT_WINDOW = 65535
 
@@ -89,10 +90,11 @@ class _Inbox:
     It stands in for grpclib's stream buffer, whose duck it is: `add`, `eof` and `unacked_size`.
     """
 
-    def __init__(self, acknowledge: Callable[[int], None]) -> None:
-        self._acknowledge = acknowledge
+    def __init__(self, wire: Wire, stream_id: int) -> None:
+        self._wire = wire
+        self._stream_id = stream_id
         self._data = bytearray()
-        self._unacknowledged = 0
+        self._unacknowledged = 0  # bytes that came and were not given back to the window, taken or not
         self._waiter: asyncio.Future[None] | None = None
         self.ended = False
         self.failure: str | None = None
@@ -100,6 +102,7 @@ class _Inbox:
     def add(self, data: bytes, ack_size: int) -> None:
         self._data += data
         self._unacknowledged += ack_size
+        self._wire.unacknowledged += ack_size
         self.wake()
 
     def eof(self) -> None:
@@ -112,7 +115,9 @@ class _Inbox:
         self.wake()
 
     def unacked_size(self) -> int:
+        """Gives up the count: the caller gives the bytes back to the window."""
         size, self._unacknowledged = self._unacknowledged, 0
+        self._wire.unacknowledged -= size
         return size
 
     def wake(self) -> None:
@@ -131,7 +136,8 @@ class _Inbox:
                 if self._data:
                     raise RpcError(Status.INTERNAL, "the stream ended inside a message")
                 return None
-            self._acknowledge(self.unacked_size())
+            if self._data:  # the rest of this message may need the whole window
+                self._wire.acknowledge(self._stream_id, self.unacked_size())
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
@@ -148,9 +154,8 @@ class _Inbox:
             return None
         body = bytes(memoryview(self._data)[_PREFIX.size : end])
         del self._data[:end]
-        consumed = min(end, self._unacknowledged)
-        self._unacknowledged -= consumed
-        self._acknowledge(consumed)
+        if not self._data and self._unacknowledged >= (0 if self._wire.is_crowded else ACKNOWLEDGE):
+            self._wire.acknowledge(self._stream_id, self.unacked_size())  # not for each message: it is dear
         return body
 
 
@@ -183,6 +188,7 @@ class Wire(H2Protocol):
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
         self._beat: asyncio.TimerHandle | None = None
+        self.unacknowledged = 0  # bytes of all streams that were not given back to the connection's window
         self._without_event = 0  # bytes since the last HTTP/2 event
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -219,6 +225,11 @@ class Wire(H2Protocol):
         self._wake_senders()
         if self.on_lost is not None:
             self.on_lost()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Streams that each keep a little would together starve the connection."""
+        return self.unacknowledged >= CONNECTION_WINDOW // 2
 
     @property
     def alive(self) -> bool:
@@ -279,7 +290,7 @@ class _Pipe:
         assert stream.id is not None
         self.stream = stream
         self.id = stream.id
-        self.inbox = _Inbox(lambda size: self.wire.acknowledge(self.id, size))
+        self.inbox = _Inbox(self.wire, self.id)
         stream.buffer = cast(Buffer, self.inbox)
         stream.wrapper = cast(Wrapper, self)
 
