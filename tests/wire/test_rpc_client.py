@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from drillyard.wire import drillpb, kvrpcpb, pdpb, services
+from drillyard.wire import drillpb, kvrpcpb, pdpb, services, tikvpb
 from drillyard.wire.method import Method
 from drillyard.wire.rpc import Channel, ClientStream, RpcError, ServerStream, Status, protocol_factory
 
@@ -323,6 +323,29 @@ def test_a_cancelled_call_leaves_the_task_sane_and_the_channel_usable() -> None:
         assert (await channel.unary(TIKV.RawGet, get(b"k"))).value == b"k"
 
     ask(check)
+
+
+def test_many_streams_that_each_take_a_little_do_not_starve_the_connection() -> None:
+    """Windows are given back late, because it is dear; never so late that the connection stands still."""
+
+    async def run() -> None:
+        async def serve(stream: ServerStream[tikvpb.BatchCommandsRequest, tikvpb.BatchCommandsResponse]) -> None:
+            async for request in stream:
+                await stream.send(tikvpb.BatchCommandsResponse(request_ids=request.request_ids))
+
+        async with our_server({TIKV.BatchCommands: serve}) as port, contextlib.AsyncExitStack() as stack:
+            channel = Channel("127.0.0.1", port)
+            request = tikvpb.BatchCommandsRequest(requests=[{"raw_put": {"value": b"x" * 16_367}}], request_ids=[1])
+            assert request.ByteSize() + 5 == 1 << 14  # so that the window is used up at the end of a message
+            for _ in range(66):  # half a MiB each, 33 MiB in all; the connection's window is 32
+                stream = await stack.enter_async_context(channel.open(TIKV.BatchCommands))
+                for _ in range(32):
+                    await stream.send(request)
+                    answer = await stream.recv()
+                    assert answer is not None
+            channel.close()
+
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
 
 
 def test_closing_is_quiet(caplog: pytest.LogCaptureFixture) -> None:

@@ -399,16 +399,3 @@ def test_losing_the_connection_cancels_its_handlers() -> None:
             assert store.broken == []
 
     asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
-
-
-def test_many_streams_that_each_take_a_little_do_not_starve_the_connection() -> None:
-    """Windows are given back late, because it is dear; never so late that the connection stands still."""
-
-    async def check(store: Store, channel: grpc.aio.Channel) -> None:
-        request = tikvpb.BatchCommandsRequest(request_ids=[2**63] * 60_000)  # about 600 KB
-        calls = [streaming(channel, TIKV.BatchCommands)() for _ in range(80)]  # 48 MB, the window is 32
-        for call in calls:
-            await call.write(request)
-            assert len((await call.read()).request_ids) == 60_000
-
-    ask(check)
