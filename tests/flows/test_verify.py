@@ -333,10 +333,37 @@ def test_a_deadline_names_the_first_closed_gate_the_reading_and_the_next_command
     words = r"stub is not ready after \d+\.\d s: gate stores-up is closed: tikv2 is Disconnected, not Up"
     assert re.match(words, trouble.text), trouble.text
     assert trouble.gate == "stores-up"
-    assert trouble.last_reading.startswith("store-self of tikv2 at ")
+    assert trouble.last_reading.startswith("stores by pd0 at ")
     assert trouble.next_command == "drillyard logs tikv2 --name stub"
     readings = json.loads((Path(trouble.evidence) / "readings.json").read_text())
     assert {reading["probe"] for reading in readings} >= {"process", "pd-members", "stores"}
+
+
+READINGS: list[tuple[Change, str]] = [
+    (
+        lambda world: world.health.update(pd2=False),
+        r"pd-health by pd0 at [\d:.]+: pd0 healthy, pd1 healthy, pd2 not healthy",
+    ),
+    (
+        lambda world: world.leader.update(dict.fromkeys(PDS, "")),
+        r"pd-members by pd0 at [\d:.]+: leader unknown, members",
+    ),
+    (lambda world: world.own_health.update(pd1=False), r"pd-self by pd1 at [\d:.]+: healthy false HTTP 503"),
+    (
+        lambda world: world.store_state.pop("tikv1"),
+        r"stores by pd0 at [\d:.]+: 127.0.0.1:\d+ Up \(1 of 1 regions led\), 127",
+    ),
+    (lambda world: world.checks.update({"miss-peer": 1}), r"miss-peer by pd0 at [\d:.]+: 1 \(regions 2\)"),
+    (lambda world: setattr(world, "refusal", NOT_LEADER), r"data-path at [\d:.]+: write in region 2: not leader"),
+    (lambda world: world.hanging.add("pd1"), r"pd-members by pd1 at [\d:.]+: no answer: .* within 2000 ms"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), READINGS, ids=[words.split(" at ")[0] for _, words in READINGS])
+def test_the_last_reading_is_told_in_words(tmp_path: Path, change: Change, words: str) -> None:
+    trouble = look(tmp_path, change).trouble
+    assert trouble is not None
+    assert re.match(words, trouble.last_reading), trouble.last_reading
 
 
 def test_an_interruption_saves_evidence_and_stays_an_interruption(tmp_path: Path) -> None:

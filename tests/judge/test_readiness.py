@@ -20,7 +20,7 @@ from readiness_scenes import (
     without,
 )
 
-from drillyard.judge.readiness import Gate, Status, judge
+from drillyard.judge.readiness import PROBES_OF, Gate, Status, judge
 from drillyard.observation import (
     CountSeen,
     DataPathSeen,
@@ -370,6 +370,7 @@ def test_a_wrong_answer_violates_its_gate_and_names_the_member(
     assert set(members) <= set(verdict.members)
     assert not readiness.is_ready
     assert readiness.first_closed is verdict, "every gate before it holds"
+    assert all(lack.reading is not None and lack.reading.probe in PROBES_OF[gate] for lack in verdict.lacks)
 
 
 @pytest.mark.parametrize("case", VIOLATIONS, ids=[v[0] for v in VIOLATIONS])

@@ -12,8 +12,19 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from drillyard.judge.readiness import Gate, Readiness, Status
-from drillyard.observation import Observation, PdMembersSeen, Probe, StoresSeen
+from drillyard.judge.readiness import Gate, Readiness, Status, exit_words
+from drillyard.observation import (
+    Answer,
+    CountSeen,
+    Observation,
+    PdHealthSeen,
+    PdMembersSeen,
+    Probe,
+    ProcessSeen,
+    SelfSeen,
+    StoresSeen,
+    TimestampsSeen,
+)
 from drillyard.runtimes.abilities import DeployedMember, Deployment
 from drillyard.topology import Role
 
@@ -199,7 +210,7 @@ def report_of(picture: Picture, timeline: Iterable[Entry], opened: dict[Gate, fl
 def gate_rows(readiness: Readiness, opened: dict[Gate, float]) -> tuple[GateRow, ...]:
     rows = []
     for verdict in readiness.verdicts:
-        lacks = tuple(lack.text for lack in sorted(verdict.lacks, key=lambda lack: not lack.is_broken))
+        lacks = tuple(lack.text for lack in verdict.lacks)
         after_s = opened.get(verdict.gate) if verdict.status is Status.HOLDS else None
         rows.append(GateRow(verdict.gate.value, verdict.status.value, lacks, verdict.members, after_s))
     return tuple(rows)
@@ -271,6 +282,30 @@ def proven_words(observation: Observation) -> str:
         told = {versions.get(member.name, ("", "")) for member in observation.started.of_role(role)}
         words.extend(f"{kind} {title} {version}".strip() for kind, version in sorted(told))
     return ", ".join(words)
+
+
+def answer_words(answer: Answer | None) -> str:
+    """What an answer says, in a few words."""
+    if isinstance(answer, ProcessSeen):
+        return exit_words(answer) if not answer.running else "paused" if answer.paused else "runs"
+    if isinstance(answer, PdMembersSeen):
+        names = ", ".join(member.name for member in answer.members)
+        return f"leader {answer.leader or 'unknown'}, members {names or 'unknown'}, cluster {answer.cluster_id}"
+    if isinstance(answer, PdHealthSeen):
+        return ", ".join(f"{name} {'healthy' if healthy else 'not healthy'}" for name, healthy in answer.healthy)
+    if isinstance(answer, StoresSeen):
+        return ", ".join(
+            f"{store.address} {store.state} ({store.leader_count} of {store.region_count} regions led)"
+            for store in answer.stores
+        )
+    if isinstance(answer, CountSeen):
+        regions = ", ".join(str(region) for region in answer.regions)
+        return f"{answer.count}" + (f" (regions {regions})" if regions else "")
+    if isinstance(answer, SelfSeen):
+        return f"healthy {str(answer.healthy).lower()} {answer.text}".strip()
+    if isinstance(answer, TimestampsSeen):
+        return f"{answer.first}, then {answer.second}"
+    return f"{answer.step} in region {answer.region_id}: {answer.reason}" if answer is not None else ""
 
 
 def _kind_of(git_hash: str) -> str:

@@ -16,9 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drillyard.flows import evidence
-from drillyard.flows.report import Ending, Entry, Listener, Picture, Report, Silence, Trouble, report_of, state_of
-from drillyard.judge.readiness import PROBES_OF, Gate, Verdict
-from drillyard.observation import Observation, Reading
+from drillyard.flows.report import (
+    Ending,
+    Entry,
+    Listener,
+    Picture,
+    Report,
+    Silence,
+    Trouble,
+    answer_words,
+    report_of,
+    state_of,
+)
+from drillyard.judge.readiness import Verdict
+from drillyard.observation import Reading
 from drillyard.runtimes.abilities import DeployedMember, Deployment, Misuse, RuntimeRefusal
 from drillyard.runtimes.local import DEFAULT_NAME, LocalRuntime
 from drillyard.runtimes.plans import Executable, Executables, Plan
@@ -161,14 +172,14 @@ def trouble_of(picture: Picture, ending: Ending, happened: str) -> Trouble:
     deployment = picture.deployment
     culprit = next((member for member in deployment.members if member.name in verdict.members[:1]), None)
     path, lines = evidence.last_words(culprit, LAST_LINES) if culprit else (None, ())
-    lacks = tuple(lack.text for lack in sorted(verdict.lacks, key=lambda lack: not lack.is_broken))
+    lacks = tuple(lack.text for lack in verdict.lacks)
     subject = happened or _end_words(culprit)
     return Trouble(
         ending=ending,
         text=f"{deployment.name} {subject}: gate {verdict.gate} is {_closed_words(verdict)}: {lacks[0]}",
         gate=verdict.gate.value,
         lacks=lacks,
-        last_reading=_last_reading(picture.observation, verdict),
+        last_reading=_last_reading(verdict),
         culprit=culprit.name if culprit else "",
         log_path=str(path or ""),
         log_lines=lines,
@@ -187,25 +198,16 @@ def _closed_words(verdict: Verdict) -> str:
     return "closed" if any(lack.is_broken for lack in verdict.lacks) else "not proven"
 
 
-def _last_reading(observation: Observation, verdict: Verdict) -> str:
-    """The reading that speaks most for the closed gate: one of the culprit's, a failed one first."""
-    probes = PROBES_OF[Gate(verdict.gate)]
-    of_gate = [reading for reading in observation.readings if reading.probe in probes]
-    culprits = set(verdict.members[:1])
-    of_gate.sort(key=lambda reading: (reading.member not in culprits, reading.failure is None))
-    return _reading_words(of_gate[0]) if of_gate else ""
+def _last_reading(verdict: Verdict) -> str:
+    """The reading that says what the gate lacks first."""
+    reading = next((lack.reading for lack in verdict.lacks if lack.reading is not None), None)
+    return _reading_words(reading) if reading is not None else ""
 
 
 def _reading_words(reading: Reading) -> str:
-    who = f" of {reading.member}" if reading.member else ""
-    said = f"no answer: {reading.failure.text}" if reading.failure is not None else _answer_words(reading.answer)
+    who = f" by {reading.member}" if reading.member else ""
+    said = f"no answer: {reading.failure.text}" if reading.failure is not None else answer_words(reading.answer)
     return f"{reading.probe}{who} at {evidence.clock_text(reading.answered_at)}: {said}"
-
-
-def _answer_words(answer: object) -> str:
-    """The fields of an answer that say something, as they were read."""
-    told = {field: getattr(answer, field) for field in getattr(answer, "__slots__", ())}
-    return ", ".join(f"{field} {value}" for field, value in told.items() if value not in (None, "", ()))
 
 
 def _next_command(deployment: Deployment, verdict: Verdict, culprit: DeployedMember | None) -> str:

@@ -15,7 +15,7 @@ Not here: asking, waiting, causes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from drillyard.observation import (
@@ -56,29 +56,32 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """One thing a gate lacks: a sentence, the members it is about, and whether it is broken or merely not known."""
+    """One thing a gate lacks: a sentence, the members it is about, whether it is broken or merely not known, and the
+    reading that says so, if there is one."""
 
     text: str
     members: tuple[str, ...] = ()
     is_broken: bool = True
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """What is known of one gate. Its lacks tell the broken before the unknown."""
+
     gate: Gate
     status: Status
     lacks: tuple[Lack, ...] = ()
 
     @property
     def text(self) -> str:
-        """What the gate lacks, the broken before the unknown, as one line; empty when it holds."""
-        return "; ".join(lack.text for lack in sorted(self.lacks, key=lambda lack: not lack.is_broken))
+        """What the gate lacks, as one line; empty when it holds."""
+        return "; ".join(lack.text for lack in self.lacks)
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The members that keep the gate closed, the broken before the unknown, each once."""
-        ordered = sorted(self.lacks, key=lambda lack: not lack.is_broken)
-        return tuple(dict.fromkeys(name for lack in ordered for name in lack.members))
+        """The members that keep the gate closed, each once."""
+        return tuple(dict.fromkeys(name for lack in self.lacks for name in lack.members))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ def judge(observation: Observation) -> Readiness:
 
 
 def judge_gate(gate: Gate, observation: Observation) -> Verdict:
-    lacks = tuple(_RULES[gate](observation))
+    lacks = tuple(sorted(_RULES[gate](observation), key=lambda lack: not lack.is_broken))
     if not lacks:
         return Verdict(gate, Status.HOLDS)
     status = Status.VIOLATED if any(lack.is_broken for lack in lacks) else Status.UNKNOWN
@@ -129,14 +132,15 @@ PROBES_OF: dict[Gate, tuple[Probe, ...]] = {
 
 def _processes(observation: Observation) -> Iterable[Lack]:
     for member in observation.started.members:
+        reading = observation.reading(Probe.PROCESS, member.name)
         seen = observation.answer(Probe.PROCESS, member.name, ProcessSeen)
         yield from _unanswered(observation, member.name, (Probe.PROCESS,))
         if seen is None:
             continue
         if not seen.running:
-            yield Lack(f"{member.name} {exit_words(seen)}", (member.name,))
+            yield Lack(f"{member.name} {exit_words(seen)}", (member.name,), reading=reading)
         elif seen.paused:
-            yield Lack(f"{member.name} is paused", (member.name,))
+            yield Lack(f"{member.name} is paused", (member.name,), reading=reading)
     if not observation.started.members:
         yield Lack("no member was started")
 
@@ -149,8 +153,10 @@ def _pd_quorum(observation: Observation) -> Iterable[Lack]:
         view = observation.answer(Probe.PD_MEMBERS, member.name, PdMembersSeen)
         if view is not None:
             views[member.name] = view
-            yield from _lacks_of_view(observation, member, view)
-    yield from _lacks_of_agreement(views)
+            reading = observation.reading(Probe.PD_MEMBERS, member.name)
+            yield from _said_by(reading, _lacks_of_view(observation, member, view))
+    first = observation.reading(Probe.PD_MEMBERS, next(iter(views), ""))
+    yield from _said_by(first, _lacks_of_agreement(views))
     for member in members:
         yield from _lacks_of_pd_health(observation, member)
     if not members:
@@ -199,20 +205,23 @@ def _lacks_of_pd_health(observation: Observation, member: StartedMember) -> Iter
     name = member.name
     own = observation.answer(Probe.PD_SELF, name, SelfSeen)
     if own is not None and not own.healthy:
-        yield Lack(f"{name} says that it is not healthy{_because(own.text)}", (name,))
+        reading = observation.reading(Probe.PD_SELF, name)
+        yield Lack(f"{name} says that it is not healthy{_because(own.text)}", (name,), reading=reading)
+    reading = observation.reading(Probe.PD_HEALTH, name)
     seen = observation.answer(Probe.PD_HEALTH, name, PdHealthSeen)
     healthy = dict(seen.healthy) if seen is not None else {}
     for other in observation.started.of_role(Role.PD):
         if seen is not None and not healthy.get(other.name, False):
             how = "counts as not healthy" if other.name in healthy else "is missing"
-            yield Lack(f"{other.name} {how} in the health list from {name}", (other.name,))
+            yield Lack(f"{other.name} {how} in the health list from {name}", (other.name,), reading=reading)
 
 
 def _timestamps(observation: Observation) -> Iterable[Lack]:
     seen = observation.answer_once(Probe.TIMESTAMPS, TimestampsSeen)
     yield from _unanswered_once(observation, (Probe.TIMESTAMPS,))
     if seen is not None and seen.second <= seen.first:
-        yield Lack(f"timestamps do not increase: {seen.first} was followed by {seen.second}")
+        text = f"timestamps do not increase: {seen.first} was followed by {seen.second}"
+        yield Lack(text, reading=observation.once(Probe.TIMESTAMPS))
 
 
 def _stores_up(observation: Observation) -> Iterable[Lack]:
@@ -222,11 +231,12 @@ def _stores_up(observation: Observation) -> Iterable[Lack]:
     yield from _unanswered_once(observation, (Probe.STORES,))
     for member in members:
         if reading is not None and seen is not None:
-            yield from _lacks_of_store(observation, member, (reading, seen))
+            yield from _said_by(reading, _lacks_of_store(observation, member, (reading, seen)))
         yield from _unanswered(observation, member.name, (Probe.STORE_SELF,))
         own = observation.answer(Probe.STORE_SELF, member.name, SelfSeen)
         if own is not None and not own.healthy:
-            yield Lack(f"{member.name} says that it is not healthy{_because(own.text)}", (member.name,))
+            text = f"{member.name} says that it is not healthy{_because(own.text)}"
+            yield Lack(text, (member.name,), reading=observation.reading(Probe.STORE_SELF, member.name))
     if not members:
         yield Lack("no TiKV was started")
 
@@ -260,20 +270,22 @@ def _replicated(observation: Observation) -> Iterable[Lack]:
     stores = observation.answer_once(Probe.STORES, StoresSeen)
     yield from _unanswered_once(observation, PROBES_OF[Gate.REPLICATED])
     if regions is not None and regions.count == 0:
-        yield Lack("PD knows no region yet")
+        yield Lack("PD knows no region yet", reading=observation.once(Probe.REGION_COUNT))
     if regions is not None and stores is not None:
+        reading = observation.once(Probe.STORES)
         leaders = sum(store.leader_count for store in stores.stores)
         if leaders < regions.count:
-            yield Lack(f"{regions.count - leaders} of {_regions(regions.count)} without a leader")
+            yield Lack(f"{regions.count - leaders} of {_regions(regions.count)} without a leader", reading=reading)
         wanted = regions.count * (replicas.count if replicas is not None else 0)
         peers = sum(store.region_count for store in stores.stores)
         if peers < wanted:
-            yield Lack(f"{_regions(regions.count)} with {peers} of {wanted} replicas")
+            yield Lack(f"{_regions(regions.count)} with {peers} of {wanted} replicas", reading=reading)
     for check in REGION_CHECKS:
         listed = observation.answer_once(check, CountSeen)
         if listed is not None and listed.count:
             which = f" ({_join([str(region) for region in listed.regions])})" if listed.regions else ""
-            yield Lack(f"{_regions(listed.count)}{which} with {_CHECK_WORDS[check]}")
+            text = f"{_regions(listed.count)}{which} with {_CHECK_WORDS[check]}"
+            yield Lack(text, reading=observation.once(check))
 
 
 def _data_path(observation: Observation) -> Iterable[Lack]:
@@ -281,7 +293,8 @@ def _data_path(observation: Observation) -> Iterable[Lack]:
     yield from _unanswered_once(observation, (Probe.DATA_PATH,))
     if seen is not None and seen.reason:
         at = f" at {seen.store}" if seen.store else ""
-        yield Lack(f"{seen.step} of a key in region {seen.region_id}{at}: {seen.reason}", _named(seen.store))
+        text = f"{seen.step} of a key in region {seen.region_id}{at}: {seen.reason}"
+        yield Lack(text, (seen.store,) if seen.store else (), reading=observation.once(Probe.DATA_PATH))
 
 
 _RULES: dict[Gate, Callable[[Observation], Iterable[Lack]]] = {
@@ -321,15 +334,21 @@ def _unanswered(observation: Observation, member: str, probes: Iterable[Probe]) 
         if why == NOT_ASKED:
             yield Lack(f"{member} was not asked yet ({_join(failed)})", (member,), is_broken=False)
         else:
-            yield Lack(f"{member} gave no answer ({_join(failed)}): {why}", (member,), is_broken=False)
+            reading = observation.reading(failed[0], member)
+            yield Lack(f"{member} gave no answer ({_join(failed)}): {why}", (member,), is_broken=False, reading=reading)
 
 
 def _unanswered_once(observation: Observation, probes: Iterable[Probe]) -> Iterable[Lack]:
     """The same for the probes that are asked once per cluster."""
     for why, failed in _reasons([(probe, observation.once(probe)) for probe in probes]).items():
-        asked = [reading.member for probe in failed if (reading := observation.once(probe)) is not None]
-        members = tuple(dict.fromkeys(name for name in asked if name))
-        yield Lack(f"not known ({_join(failed)}): {why}", members, is_broken=False)
+        reading = observation.once(failed[0])
+        members = (reading.member,) if reading is not None and reading.member else ()
+        yield Lack(f"not known ({_join(failed)}): {why}", members, is_broken=False, reading=reading)
+
+
+def _said_by(reading: Reading | None, lacks: Iterable[Lack]) -> Iterable[Lack]:
+    """The same lacks, with the reading that they were found in."""
+    return (replace(lack, reading=reading) for lack in lacks)
 
 
 def _reasons(asked: Iterable[tuple[Probe, Reading | None]]) -> dict[str, list[Probe]]:
@@ -341,10 +360,6 @@ def _reasons(asked: Iterable[tuple[Probe, Reading | None]]) -> dict[str, list[Pr
         elif reading.failure is not None:
             reasons.setdefault(reading.failure.text, []).append(probe)
     return reasons
-
-
-def _named(member: str) -> tuple[str, ...]:
-    return (member,) if member else ()
 
 
 def _heartbeat_words(store: StoreSeen, age_s: float) -> str:
