@@ -1,0 +1,202 @@
+"""One lead, alone: ids and timestamps only from what was agreed on, and never after the lead is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+
+from drillyard.emulator.cluster import Cluster, Outcome
+from drillyard.emulator.logs import Log
+from drillyard.emulator.pd_config import Options, Settings
+from drillyard.emulator.pd_consensus import Consensus, Undetermined
+from drillyard.emulator.pd_leadership import Candidate, Clock, Leadership, Outlet, begin
+from drillyard.emulator.raft.types import NotLeader
+from drillyard.wire import drillpb, metapb, pdpb
+
+
+class Agreement:
+    """Stands in for the group: applies at once, or not at all."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster()
+        self.term = 1
+        self.leader = 1
+        self.is_lost = False
+        self.commands: list[str] = []
+
+    def submit(self, command: drillpb.PdCommand) -> asyncio.Future[Outcome]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Outcome] = loop.create_future()
+        self.commands.append(command.WhichOneof("kind") or "")
+        if self.is_lost:
+            answer.set_exception(Undetermined("lost"))
+        else:
+            loop.call_soon(answer.set_result, self.cluster.apply(command.SerializeToString()))
+        return answer
+
+    async def confirm(self) -> None:
+        await asyncio.sleep(0)
+        if self.is_lost:
+            raise NotLeader(2)
+
+
+def with_lead(work: Callable[[Leadership, Agreement], Awaitable[None]], clock: Clock | None = None) -> None:
+    options = Options("pd0", "", "", "", "", "", "")
+
+    async def scenario() -> None:
+        agreement = Agreement()
+        consensus = cast(Consensus, agreement)
+        now = clock or Clock(lambda: 1_000_000 * 10**6)
+        start = await begin(consensus, now, Candidate(1, 7))
+        lead = Leadership(consensus, now, Settings(options, dict), Log(2, "fatal"), start)
+        try:
+            await work(lead, agreement)
+        finally:
+            lead.end()
+
+    asyncio.run(scenario())
+
+
+def test_ids_start_at_one_and_come_in_windows() -> None:
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        assert await lead.ids(3) == [1, 2, 3]
+        rest = await lead.ids(2500)
+        assert rest == list(range(4, 2504))
+        assert agreement.cluster.ids_end > 2504
+        assert agreement.commands.count("allot_ids") >= 2
+
+    with_lead(work)
+
+
+def test_a_window_that_does_not_join_leaves_the_rest_of_the_old_one_out() -> None:
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        agreement.cluster.ids_end = 5001  # somebody else had a window in between
+        ids = await lead.ids(2000)
+        assert len(set(ids)) == 2000
+        assert not [each for each in ids if 1001 <= each < 5001]
+
+    with_lead(work)
+
+
+def test_no_id_without_agreement() -> None:
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        agreement.is_lost = True
+        with pytest.raises(Undetermined):
+            await lead.ids(1001)
+        assert lead.take_id() == 0
+
+    with_lead(work)
+
+
+def test_no_timestamp_once_the_lead_is_lost() -> None:
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        assert await lead.timestamp(1)
+        agreement.is_lost = True
+        with pytest.raises(NotLeader):
+            await lead.timestamp(1)
+
+    with_lead(work)
+
+
+def test_the_bound_rises_before_it_is_passed() -> None:
+    now_ms = 1_000_000
+
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        nonlocal now_ms
+        for _ in range(200):
+            stamp = await lead.timestamp(1)
+            assert stamp.physical < agreement.cluster.bound_ms
+            now_ms += 97
+        assert 5 <= agreement.commands.count("raise_bound_ms") <= 20
+
+    with_lead(work, Clock(lambda: now_ms * 10**6))
+
+
+def test_a_wait_that_is_given_up_does_not_take_the_others_along() -> None:
+    """Two requests wait for the same window; the client of one goes away."""
+
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        settle: list[Any] = []
+
+        def submit(command: drillpb.PdCommand) -> asyncio.Future[Outcome]:
+            answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            outcome = agreement.cluster.apply(command.SerializeToString())
+            settle.append(lambda: answer.set_result(outcome))
+            return answer
+
+        await lead.ids(890)
+        agreement.submit = submit  # type: ignore[method-assign]
+        first = asyncio.create_task(lead.ids(200))
+        second = asyncio.create_task(lead.ids(200))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        for call in settle:
+            call()
+        assert len(await second) == 200
+
+    with_lead(work)
+
+
+def heartbeat(term: int, conf_ver: int = 1, leader: int = 5) -> pdpb.RegionHeartbeatRequest:
+    region = metapb.Region(
+        id=4,
+        region_epoch=metapb.RegionEpoch(version=1, conf_ver=conf_ver),
+        peers=[metapb.Peer(id=5, store_id=1), metapb.Peer(id=6, store_id=2)],
+    )
+    peer = next(each for each in region.peers if each.id == leader)
+    return pdpb.RegionHeartbeatRequest(region=region, leader=peer, term=term)
+
+
+def test_a_deposed_leader_of_a_region_is_not_believed() -> None:
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        outlet = Outlet()
+        for request in (heartbeat(6), heartbeat(7, leader=6), heartbeat(6)):
+            lead.hear_region(request, outlet)
+            await asyncio.sleep(0.01)
+        meta = agreement.cluster.regions.get(4)
+        assert meta is not None
+        leader = lead.reports.leader_of(meta)
+        assert leader is not None
+        assert leader.id == 6
+        assert outlet.queue.get_nowait().header.error.message.startswith("region is stale")
+
+    with_lead(work)
+
+
+def test_a_meta_goes_through_the_log_only_when_it_changed() -> None:
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        outlet = Outlet()
+        for request in (heartbeat(6), heartbeat(6), heartbeat(6, conf_ver=2), heartbeat(6, conf_ver=1)):
+            lead.hear_region(request, outlet)
+            await asyncio.sleep(0.01)
+        assert agreement.commands.count("put_region") == 2
+        assert outlet.queue.qsize() == 1
+
+    with_lead(work)
+
+
+def test_a_store_is_written_down_now_and_then() -> None:
+    now_ns = 10**18
+
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        nonlocal now_ns
+        first = drillpb.PdBootstrap(store=metapb.Store(id=1, address="a"), region=heartbeat(1).region)
+        agreement.submit(drillpb.PdCommand(bootstrap=first))
+        store = agreement.cluster.stores[1]
+        assert lead.state_of(store) == "Down"
+        assert lead.stores_up() == {}
+        for _ in range(21):
+            assert lead.hear_store(pdpb.StoreStats(store_id=1)) is None
+            now_ns += 10**9
+        assert 3 <= agreement.commands.count("store_beat") <= 5
+        assert lead.state_of(store) == "Up"
+        assert lead.stores_up() == {1: 1}
+        now_ns += 20 * 10**9
+        assert lead.state_of(store) == "Disconnected"
+        assert lead.stores_up() == {}
+
+    with_lead(work, Clock(lambda: now_ns))
