@@ -54,6 +54,7 @@ class Weather:
     delay_ms: int = 1
     straggling: int = 0  # messages that take ten times as long
     mishap_every_ms: int = 100
+    ambushes: tuple[str, ...] = ("crash", "stop", "isolate", "halve")  # what befalls a leader
     ambush: int = 0  # how often a mishap strikes just when a leader is elected or changes the membership
     speed: Speed = field(default_factory=Speed)
 
@@ -191,18 +192,20 @@ class Simulation:
 
     def tempt(self, node: int) -> None:
         if self._is_stormy and self.dice.happens(self._weather.ambush):
-            self.after(self.dice.below(2 * TICK_US), lambda: self._ambush(self._nodes[node]))
+            delay = self.dice.below(self.dice.pick((1, TICK_US // 4, 4 * TICK_US)))
+            self.after(delay, lambda: self._ambush(self._nodes[node]))
 
     def _deliver(self, message: Message, values: dict[bytes, bytes] | None) -> None:
         node = self._nodes[message.to]
         if node.sleeps_until_us > self.now_us:
             self._when_awake(node, lambda: self._deliver(message, values))
             return
-        if node.is_up:
+        arrives = node.is_up and (message.sender, message.to) not in self._cut
+        if arrives:
             self.note(f"{message.kind.name} {message.sender}>{message.to} {message.term} {message.index}")
             node.deliver(message, values)
         if message.snapshot is not None:
-            self._report(message, ok=node.is_up)
+            self._report(message, ok=arrives)
 
     def _when_awake(self, node: Node, call: Callable[[], None]) -> None:
         """What came while a node was stopped waits for it, and is found in any order."""
@@ -362,10 +365,10 @@ class Simulation:
     def _cut_in_two(self) -> None:
         self._cut_around({number for number in self._nodes if self.dice.happens(500)})
 
-    def _cut_around(self, side: set[int]) -> None:
+    def _cut_around(self, side: set[int], at_most_ticks: int = 40) -> None:
         self._cut = {(a, b) for a in self._nodes for b in self._nodes if (a in side) != (b in side)}
         if self.dice.happens(800):
-            self.after(self.dice.between(1, 40) * TICK_US, self._mend)
+            self.after(self.dice.between(1, at_most_ticks) * TICK_US, self._mend)
 
     def _cut_leader_off(self) -> None:
         leader = self._some_leader()
@@ -382,15 +385,15 @@ class Simulation:
     def _ambush(self, leader: Node) -> None:
         if not self._is_stormy:
             return
-        choice = self.dice.below(4)
-        self.note(f"ambush {choice}")
-        if choice == 0:
+        kind = self.dice.pick(self._weather.ambushes)
+        self.note(f"ambush: {kind}")
+        if kind == "crash":
             self._crash(leader)
-        elif choice == 3:
+        elif kind == "stop":
             leader.sleeps_until_us = self.now_us + self.dice.between(2, 40) * TICK_US
         else:
             others = [number for number in self._nodes if number != leader.number and self.dice.happens(500)]
-            self._cut_around({leader.number, *(others if choice == 1 else ())})
+            self._cut_around({leader.number, *(others if kind == "halve" else ())}, at_most_ticks=15)
 
     def _crash_one(self) -> None:
         self._crash(self._nodes[self.dice.pick(sorted(self._nodes))])
