@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from drillyard.clients.calls import CallFailed
+from drillyard.clients.pd import PdClient
 from drillyard.clients.tikv import RawClient
 
 RUNNER = Path(__file__).with_name("recorded_member.py")
@@ -90,6 +93,22 @@ class SixMembers:
             command = [str(RUNNER), str(self._note(member)), *plant, member.server, *member.flags, *own]
             with (self.home / f"{member.name}.err").open("ab") as errors:
                 self.processes[member.name] = subprocess.Popen([sys.executable, *command], stdout=errors, stderr=errors)
+
+    async def until_three_voters(self) -> None:
+        """Waits until no membership change is under way, nor to come."""
+        pd = PdClient("pd0", self.pds[0])
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    with contextlib.suppress(CallFailed):
+                        answer = (await pd.raw("/pd/api/v1/regions", timeout_s=1)).json()
+                        regions = answer.get("regions", []) if isinstance(answer, dict) else []
+                        roles = [peer.get("role_name") for region in regions for peer in region["peers"]]
+                        if roles == ["Voter"] * 3:
+                            return
+                    await asyncio.sleep(0.05)
+        finally:
+            pd.close()
 
     def kill_all(self) -> None:
         """SIGKILL, to all before any is waited for."""
