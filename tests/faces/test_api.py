@@ -111,7 +111,7 @@ def test_a_cancelled_block_is_taken_down(home: Path, topology: Path) -> None:
             await task
 
     asyncio.run(run())
-    assert asyncio.run(Yard(home).list()) == ()
+    assert asyncio.run(Yard(home).list()).standings == ()
 
 
 @pytest.mark.parametrize(

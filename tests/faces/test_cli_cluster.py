@@ -227,3 +227,61 @@ def test_a_taken_port_is_named_with_its_owner(drillyard: Shell) -> None:
     ran = drillyard("up", "--topology", topology, "--name", "second", "--json")
     assert ran.code == exits.COULD_NOT_START
     assert "is taken by" in ran.document["error"]["text"]
+
+
+def test_a_deployment_that_is_down_is_not_ready_and_comes_back_the_same(drillyard: Shell) -> None:
+    first = drillyard("up", "--topology", str(drillyard.topology(1, 1)), "--json").document["report"]
+    assert drillyard("down").code == exits.OK
+    error = drillyard("verify", "--json").document["error"]
+    assert error["gate"] == "processes"
+    assert error["next_command"] == "drillyard up"
+    again = drillyard("up", "--json").document["report"]
+    assert (again["cluster_id"], again["pd_endpoints"]) == (first["cluster_id"], first["pd_endpoints"])
+
+
+def test_a_lost_keeper_ends_the_wait_with_evidence(drillyard: Shell) -> None:
+    assert drillyard("up", "--topology", str(drillyard.topology(1, 1))).code == exits.OK
+    drillyard("pause", "tikv0")
+    waiting = drillyard.begin("verify", "--wait", "--timeout", "100")
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline()
+    journal = (drillyard.home / "deployments" / "default" / "journal.jsonl").read_text().splitlines()
+    keeper = next(record for record in map(json.loads, journal) if record["what"] == "keeper-started")["keeper"]
+    os.kill(keeper, signal.SIGKILL)
+    _, err = waiting.communicate(timeout=PATIENCE_S)
+    assert waiting.returncode == exits.MEMBER_EXITED, err
+    assert "keeper lost" in err
+    evidence = next(line for line in err.splitlines() if line.startswith("  evidence: "))
+    assert (Path(evidence.removeprefix("  evidence: ")) / "deployment" / "journal.jsonl").exists()
+    assert drillyard("up").code == exits.OK, "it comes back on the same data"
+
+
+def test_an_interrupted_proof_leaves_nothing_but_evidence(drillyard: Shell, tmp_path: Path) -> None:
+    silent = tmp_path / "tikv-server"
+    silent.write_text("#!/bin/sh\nexec sleep 1000\n")
+    silent.chmod(0o755)
+    topology = str(drillyard.topology(1, 1))
+    proving = drillyard.begin("prove", "--name", "p", "--topology", topology, "--tikv-binary", str(silent))
+    assert proving.stdout is not None
+    while "gate timestamps is open" not in (line := proving.stdout.readline()):
+        assert line, "it ended before it was interrupted"
+    running = pids(drillyard("status", "--name", "p", "--json").document["deployment"])
+    proving.send_signal(signal.SIGINT)
+    _, err = proving.communicate(timeout=PATIENCE_S)
+    assert proving.returncode == exits.INTERRUPTED
+    evidence = next(line for line in err.splitlines() if line.startswith("  evidence: "))
+    assert Path(evidence.removeprefix("  evidence: ")).is_dir()
+    assert not any(is_running(pid) for pid in running.values())
+    assert [path.name for path in (drillyard.home / "deployments" / "p").iterdir()] == ["evidence"]
+
+
+def test_a_damaged_plan_is_listed_refused_and_removed(drillyard: Shell) -> None:
+    assert drillyard("up", "--topology", str(drillyard.topology(1, 1))).code == exits.OK
+    assert drillyard("down").code == exits.OK
+    (drillyard.home / "deployments" / "default" / "plan.json").write_text("{")
+    assert drillyard("list", "--json").document["unreadable"] == ["default"]
+    ran = drillyard("verify", "--json")
+    assert ran.code == exits.BAD_INPUT
+    assert "plan.json is damaged" in ran.document["error"]["text"]
+    assert drillyard("down", "--delete-data").code == exits.OK
+    assert drillyard("list", "--json").document["unreadable"] == []

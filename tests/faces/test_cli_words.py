@@ -94,7 +94,7 @@ def test_help_imports_nothing_of_ours_but_the_command_line() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
     }
-    assert imported == {"__future__", "sys", "typing", "typer"}
+    assert imported == {"__future__", "io", "sys", "typing", "typer"}
 
 
 def test_nothing_there_is_an_empty_list(drillyard: Shell) -> None:

@@ -399,3 +399,23 @@ def test_bundles_of_one_second_do_not_overwrite_each_other(tmp_path: Path) -> No
     first, second = asyncio.run(run())
     assert first.name == "19700112T134640Z-twice"
     assert second.name == "19700112T134640Z-twice-2"
+
+
+def test_evidence_that_cannot_be_saved_is_told_and_nothing_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: str | bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("drillyard.flows.evidence._write", full)
+
+    async def run() -> Report:
+        async with StubCluster(tmp_path) as stub:
+            stub.world.checks = {"miss-peer": 1}
+            return await verify(stub.scope(), "stub", wait_s=0.1)
+
+    report = asyncio.run(run())
+    assert report.trouble is not None
+    assert report.trouble.evidence == "evidence could not be saved: No space left on device"
+    assert report.trouble.gate == "replicated", "what it is about is told all the same"
+    assert not report.may_be_removed

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from drillyard.flows import inspect, operate, up
-from drillyard.flows.inspect import LogLine, Standing
+from drillyard.flows.evidence import EvidenceLost
+from drillyard.flows.inspect import Listing, LogLine, Standing
 from drillyard.flows.operate import Operation
 from drillyard.flows.prove import prove
 from drillyard.flows.report import DownReport, Ending, Listener, MemberRow, ProofReport, Report
@@ -44,6 +45,7 @@ __all__ = [
     "DownReport",
     "Ending",
     "Listener",
+    "Listing",
     "LogLine",
     "MemberRow",
     "NotReady",
@@ -115,7 +117,7 @@ class Yard:
     async def prove(self, wanted: Wanted | None = None, name: str | None = None) -> ProofReport:
         return await prove(self._scope, (wanted or Wanted()).request(name or new_name("prove")))
 
-    async def list(self) -> tuple[Standing, ...]:
+    async def list(self) -> Listing:
         return await inspect.listing(self._scope)
 
     def cluster(self, name: str = DEFAULT_NAME) -> Cluster:
@@ -199,20 +201,33 @@ async def cluster(
     handle = yard.cluster(chosen)
     existed = yard.exists(chosen)
     was_up = existed and (await handle.status()).is_up
+    is_saved = True
     try:
         report = await yard.up(Wanted(**wanted), chosen)
         if report.ending is not Ending.OK:
+            is_saved = report.may_be_removed
             raise NotReady(report)
         handle.report = report
         try:
             yield handle
         except BaseException as error:
             if not (keep or was_up):
-                error.add_note(f"drillyard: evidence is in {await _shielded(handle.save_evidence('block-failed'))}")
+                is_saved = await _shielded(_save_for(handle, error))
             raise
     finally:
         if not (keep or was_up) and yard.exists(chosen):
-            await _shielded(handle.down(delete_data=not existed))
+            await _shielded(handle.down(delete_data=not existed and is_saved))
+
+
+async def _save_for(handle: Cluster, error: BaseException) -> bool:
+    """Save evidence for a block that failed and note on its error where; whether the data may now be removed."""
+    try:
+        bundle = await handle.save_evidence("block-failed")
+    except (EvidenceLost, RuntimeRefusal) as lost:
+        error.add_note(f"drillyard: {lost}")
+        return False
+    error.add_note(f"drillyard: evidence is in {bundle}")
+    return True
 
 
 class SyncCluster:

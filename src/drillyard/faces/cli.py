@@ -7,6 +7,7 @@ so that help comes at once.
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -177,12 +178,15 @@ def list_(as_json: Json = False) -> None:
     command, yard = _begin("list", as_json)
 
     async def work() -> int:
-        standings = await yard.list()
+        listing = await yard.list()
 
         def show() -> None:
-            console.show_standings(standings)
+            console.show_standings(listing.standings)
+            for name in listing.unreadable:
+                console.say(f"{name:<20} its plan is damaged; `drillyard down --delete-data --name {name}` removes it")
 
-        return command.end(exits.OK, show, deployments=[document.of_standing(one) for one in standings])
+        standings = [document.of_standing(one) for one in listing.standings]
+        return command.end(exits.OK, show, deployments=standings, unreadable=list(listing.unreadable))
 
     _finish(command, work)
 
@@ -342,6 +346,9 @@ def _finish(command: Command, work: object) -> None:
 
 def main() -> None:
     """The entry point. Misuse of the command line itself is told here; everything else by the runner."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # logs may hold what the terminal cannot show
     try:
         code = app(prog_name="drillyard", standalone_mode=False)
     except _Misused as error:

@@ -53,8 +53,19 @@ class Scene:
     timeline: tuple[Entry, ...] = ()
 
 
+class EvidenceLost(Exception):
+    """A bundle could not be written (no space, no right). Whoever was about to remove something must not."""
+
+
 async def save(scene: Scene, now: float) -> Path:
-    """Write the bundle and return its directory."""
+    """Write the bundle and return its directory. Raises EvidenceLost."""
+    try:
+        return await _save(scene, now)
+    except OSError as error:
+        raise EvidenceLost(f"evidence could not be saved: {error.strerror or error}") from error
+
+
+async def _save(scene: Scene, now: float) -> Path:
     bundle = _new_directory(scene.deployment.evidence_dir, scene.reason, now)
     await asyncio.to_thread(_save_files, bundle, scene)
     await _save_pd_views(bundle / "pd", scene.deployment)

@@ -38,6 +38,14 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """Every deployment; of those in `unreadable` only the name is known, because their plan is damaged."""
+
+    standings: tuple[Standing, ...]
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LogLine:
     member: str
     text: str
@@ -47,8 +55,10 @@ async def status(scope: Scope, name: str) -> Standing:
     return _standing(await scope.runtime.deployment(name))
 
 
-async def listing(scope: Scope) -> tuple[Standing, ...]:
-    return tuple(_standing(deployment) for deployment in await scope.runtime.list())
+async def listing(scope: Scope) -> Listing:
+    found = tuple(_standing(deployment) for deployment in await scope.runtime.list())
+    read = {standing.name for standing in found}
+    return Listing(found, tuple(name for name in scope.runtime.names() if name not in read))
 
 
 async def logs(scope: Scope, name: str, member: str | None, lines: int) -> tuple[LogLine, ...]:

@@ -43,7 +43,10 @@ async def operate(scope: Scope, name: str, operation: Operation, member: str) ->
 
 async def down(scope: Scope, name: str, *, delete_data: bool = False) -> DownReport:
     """Stop everything and prove that nothing of it is left."""
-    saved = await _save_unseen_end(scope, name)
+    try:
+        saved = await _save_unseen_end(scope, name)
+    except evidence.EvidenceLost as lost:
+        saved, delete_data = f"{lost}; data and logs are kept", False
     report = await scope.runtime.stop(name, delete_data=delete_data)
     left = (
         *(f"process {pid}" for pid in report.left_pids),

@@ -27,7 +27,7 @@ async def prove(scope: Scope, request: UpRequest) -> ProofReport:
     except BaseException:
         await _take_down(scope, request.name)
         raise
-    taken = await _take_down(scope, request.name)
+    taken = await _take_down(scope, request.name, delete_data=report.may_be_removed)
     entries = (*report.timeline, Entry(scope.clock.now(), _down_words(taken)))
     return ProofReport(replace(report, timeline=entries), taken, checks_of(report, taken))
 
@@ -46,11 +46,11 @@ def checks_of(report: Report, taken: DownReport | None) -> tuple[tuple[str, bool
     )
 
 
-async def _take_down(scope: Scope, name: str) -> DownReport | None:
-    """Down with data. An interruption waits for it: half a clean-up would be the worst of both."""
+async def _take_down(scope: Scope, name: str, *, delete_data: bool = True) -> DownReport | None:
+    """Down, with the data unless that is the only evidence. An interruption waits for it: half a clean-up is worst."""
     if scope.runtime.remembered(name) is None:
         return None
-    ending = asyncio.ensure_future(down(scope, name, delete_data=True))
+    ending = asyncio.ensure_future(down(scope, name, delete_data=delete_data))
     try:
         return await asyncio.shield(ending)
     except asyncio.CancelledError:

@@ -137,6 +137,11 @@ class Trouble:
     next_command: str = ""
     state: str = ""
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether `evidence` is a directory and not the reason why there is none."""
+        return Path(self.evidence).is_absolute()
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -155,6 +160,11 @@ class Report:
     elapsed_s: float = 0.0
     timeline: tuple[Entry, ...] = ()
     trouble: Trouble | None = None
+
+    @property
+    def may_be_removed(self) -> bool:
+        """Whether the deployment's data may go: there was no trouble, or its evidence is saved."""
+        return self.trouble is None or self.trouble.is_saved
 
 
 @dataclass(frozen=True, slots=True)

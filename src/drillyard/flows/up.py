@@ -80,7 +80,8 @@ async def up(scope: Scope, request: UpRequest) -> Report:
     plan = await scope.runtime.plan(request.topology, request.name, request.executables())
     deployment = await scope.runtime.deployment(request.name)
     if not deployment.is_up:
-        await evidence.save_unseen_end(deployment, scope.clock.now())
+        with contextlib.suppress(evidence.EvidenceLost):  # a start removes nothing
+            await evidence.save_unseen_end(deployment, scope.clock.now())
         deployment = await _start(scope, plan)
     return await _wait(scope, _Wait(deployment, began, request.timeout_s, _any_member_is_down))
 
@@ -130,8 +131,7 @@ async def _wait(scope: Scope, wait: _Wait) -> Report:
         report = replace(report_of(picture, lookout.timeline, lookout.opened, ending), trouble=trouble)
         timeline = tuple(lookout.timeline)
         scene = evidence.Scene(ending.value, picture.deployment, picture, report, timeline)
-        bundle = await evidence.save(scene, scope.clock.now())
-        return replace(report, trouble=replace(trouble, evidence=str(bundle)))
+        return replace(report, trouble=replace(trouble, evidence=await _save(scope, scene)))
 
 
 async def _start(scope: Scope, plan: Plan) -> Deployment:
@@ -151,15 +151,22 @@ async def _save_cut_short(scope: Scope, deployment: Deployment, cause: str, look
         deployment = await scope.runtime.deployment(deployment.name)
     entries = (*(lookout.timeline if lookout else ()), Entry(now, cause))
     picture = lookout.last if lookout else None
-    bundle = await evidence.save(evidence.Scene("cut-short", deployment, picture, None, entries), now)
     trouble = Trouble(
         Ending.INTERRUPTED,
         f"{deployment.name}: {cause}; the members go on as they are",
-        evidence=str(bundle),
+        evidence=await _save(scope, evidence.Scene("cut-short", deployment, picture, None, entries)),
         next_command=f"drillyard verify --wait{name_option(deployment.name)}",
         state=_state_words(deployment),
     )
     scope.listener.cut_short(trouble)
+
+
+async def _save(scope: Scope, scene: evidence.Scene) -> str:
+    """Where the bundle is, or why there is none: what it is about must be told all the same."""
+    try:
+        return str(await evidence.save(scene, scope.clock.now()))
+    except evidence.EvidenceLost as lost:
+        return str(lost)
 
 
 # --- what is wrong, told so that one can go on from there ------------------------------------------------------------
