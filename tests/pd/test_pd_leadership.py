@@ -12,7 +12,7 @@ from drillyard.emulator.cluster import Cluster, Outcome
 from drillyard.emulator.logs import Log
 from drillyard.emulator.pd_config import Options, Settings
 from drillyard.emulator.pd_consensus import Consensus, Undetermined
-from drillyard.emulator.pd_leadership import Candidate, Clock, Leadership, Outlet, begin
+from drillyard.emulator.pd_leadership import Candidate, Clock, Leadership, Means, Outlet, begin
 from drillyard.emulator.raft.types import NotLeader
 from drillyard.wire import drillpb, metapb, pdpb
 
@@ -51,7 +51,7 @@ def with_lead(work: Callable[[Leadership, Agreement], Awaitable[None]], clock: C
         consensus = cast(Consensus, agreement)
         now = clock or Clock(lambda: 1_000_000 * 10**6)
         start = await begin(consensus, now, Candidate(1, 7))
-        lead = Leadership(consensus, now, Settings(options, dict), Log(2, "fatal"), start)
+        lead = Leadership(consensus, Means(Settings(options, dict), now, Log(2, "fatal")), start)
         try:
             await work(lead, agreement)
         finally:

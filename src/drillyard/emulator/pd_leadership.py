@@ -62,6 +62,15 @@ class Clock:
         return self.now_ns() // 10**6
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a member works with."""
+
+    settings: Settings
+    clock: Clock
+    log: Log
+
+
 class Outlet:
     """What goes down to one store over its heartbeat stream."""
 
@@ -70,14 +79,14 @@ class Outlet:
 
 
 class Leadership:
-    def __init__(self, consensus: Consensus, clock: Clock, settings: Settings, log: Log, start: Start) -> None:
+    def __init__(self, consensus: Consensus, means: Means, start: Start) -> None:
         self.consensus = consensus
-        self.clock = clock
-        self.settings = settings
+        self.clock = means.clock
+        self.settings = means.settings
         self.reports = Reports()
-        self.placement = Placement(settings.replicas())
+        self.placement = Placement(self.settings.replicas())
         self.ended = asyncio.Event()
-        self._log = log
+        self._log = means.log
         self._oracle = Oracle(start.first_ms, start.bound_ms)
         self._next_id, self._ids_end = start.ids
         self._more_ids: asyncio.Future[Outcome] | None = None

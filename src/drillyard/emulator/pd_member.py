@@ -12,10 +12,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from drillyard.emulator.logs import Log
-from drillyard.emulator.pd_config import Options, Settings
 from drillyard.emulator.pd_consensus import Consensus, Undetermined
-from drillyard.emulator.pd_leadership import Candidate, Clock, Leadership, begin
+from drillyard.emulator.pd_leadership import Candidate, Leadership, Means, begin
 from drillyard.emulator.raft.types import ProposalDropped
 from drillyard.wire import drillpb, pdpb
 from drillyard.wire.rpc import Channel, RpcError, Status
@@ -39,17 +37,17 @@ class Identity:
 
 
 class PdMember:
-    def __init__(self, options: Options, identity: Identity, consensus: Consensus, clock: Clock, log: Log) -> None:
-        self.options = options
+    def __init__(self, identity: Identity, consensus: Consensus, means: Means) -> None:
         self.identity = identity
         self.consensus = consensus
-        self.clock = clock
-        self.settings = Settings(options, lambda: consensus.cluster.settings)
+        self.settings = means.settings
+        self.options = means.settings.options
         self.lead: Leadership | None = None
         self.changed = asyncio.Event()  # set and replaced whenever the leader as seen from here may have changed
         self.on_refused: Callable[[MemberRefused], None] = lambda refused: None
         self.on_heard: Callable[[int], None] = lambda member_id: None  # another member has just come up
-        self._log = log
+        self._means = means
+        self._log = means.log
         self._fresh_cluster_id = 0
         self._taking_over: asyncio.Task[None] | None = None
         self._introducing: asyncio.Task[None] | None = None
@@ -116,11 +114,11 @@ class PdMember:
         candidate = Candidate(self.identity.record.id, self._fresh_cluster_id)
         self._log.info("campaign pd leader ok", campaign_leader_name=self.options.name, term=self.consensus.term)
         try:
-            start = await begin(self.consensus, self.clock, candidate)
+            start = await begin(self.consensus, self._means.clock, candidate)
         except (ProposalDropped, Undetermined) as error:
             self._log.warn("lost the lead before it began", error=str(error))
             return
-        self.lead = Leadership(self.consensus, self.clock, self.settings, self._log, start)
+        self.lead = Leadership(self.consensus, self._means, start)
         self._taking_over = None
         self._log.info(
             "PD cluster leader is ready to serve",

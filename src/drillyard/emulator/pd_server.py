@@ -27,11 +27,11 @@ from drillyard.emulator import flags
 from drillyard.emulator.flags import BadFlag, Flag, Key
 from drillyard.emulator.logs import Log, open_log
 from drillyard.emulator.member import Member, NamedStop, run
-from drillyard.emulator.pd_config import SECOND_NS, Options
+from drillyard.emulator.pd_config import SECOND_NS, Options, Settings
 from drillyard.emulator.pd_consensus import Consensus, Seat
 from drillyard.emulator.pd_grpc import PdService
 from drillyard.emulator.pd_http import PdHttp
-from drillyard.emulator.pd_leadership import Clock
+from drillyard.emulator.pd_leadership import Clock, Means
 from drillyard.emulator.pd_member import Identity, MemberRefused, PdMember, split_url
 from drillyard.emulator.pd_metrics import PdMetrics
 from drillyard.emulator.peers import Transport
@@ -263,7 +263,8 @@ class PdServer:
         consensus.on_broken = lambda error: shell.fail(
             NamedStop(f"this member's data contradicts the group's: {error}", "give it back its own data directory")
         )
-        member = PdMember(options, identity, consensus, Clock(time.time_ns), log)
+        settings = Settings(options, lambda: consensus.cluster.settings)
+        member = PdMember(identity, consensus, Means(settings, Clock(time.time_ns), log))
         member.on_refused = lambda refused: shell.fail(NamedStop(str(refused)))
         peer_urls = {member_id: record.peer_urls[0] for member_id, record in identity.first.items()}
 
