@@ -241,6 +241,17 @@ def test_finds_the_one_wrong_answer_in_a_big_history() -> None:
     assert len(judgement.operations) <= 4
 
 
+@pytest.mark.parametrize("concurrency", [10, 60, 200])
+def test_a_stale_read_is_found_however_much_goes_on_at_once(concurrency: int) -> None:
+    history = simulated(2_000, 1, concurrency, 10**9)
+    old = next(op for op in history[:200] if op.kind is Kind.PUT and op.outcome is Outcome.OK)
+    place = next(i for i in range(1_500, 2_000) if history[i].kind is Kind.GET)
+    history[place] = replace(history[place], value=old.value)
+    judgement = check(history)
+    assert judgement.verdict is BAD
+    assert len(judgement.operations) <= 4
+
+
 # --- against brute force ---
 
 
