@@ -47,10 +47,10 @@ class HttpClient:
         self._idle: list[_Connection] = []
         self._is_closed = False
 
-    async def get(self, path: str, *, timeout_s: float, headers: tuple[tuple[str, str], ...] = ()) -> HttpAnswer:
+    async def get(self, path: str, *, timeout_s: float) -> HttpAnswer:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._get(path, headers)
+                return await self._get(path)
         except TimeoutError:
             raise calls.timed_out(self.address, timeout_s) from None
         except OSError as error:
@@ -58,9 +58,9 @@ class HttpClient:
         except h11.RemoteProtocolError as error:
             raise CallFailed(calls.MALFORMED, f"{self.address} does not speak HTTP: {error}") from error
 
-    async def get_json(self, path: str, *, timeout_s: float, headers: tuple[tuple[str, str], ...] = ()) -> Any:
+    async def get_json(self, path: str, *, timeout_s: float) -> Any:
         """The decoded body of a 200; any other status is a failure that quotes the body."""
-        answer = await self.get(path, timeout_s=timeout_s, headers=headers)
+        answer = await self.get(path, timeout_s=timeout_s)
         if answer.status != 200:
             raise CallFailed(calls.STATUS, f"{self.address} answered HTTP {answer.status}: {answer.text}")
         return answer.json()
@@ -70,23 +70,23 @@ class HttpClient:
         while self._idle:
             self._idle.pop().close()
 
-    async def _get(self, path: str, headers: tuple[tuple[str, str], ...]) -> HttpAnswer:
+    async def _get(self, path: str) -> HttpAnswer:
         while self._idle:
             kept = self._idle.pop()
             try:
-                return await self._exchange(kept, path, headers)
+                return await self._exchange(kept, path)
             except (ConnectionError, _Stale):
                 continue
         host, port = calls.split_address(self.address)
         try:
-            return await self._exchange(_Connection(*await asyncio.open_connection(host, port)), path, headers)
+            return await self._exchange(_Connection(*await asyncio.open_connection(host, port)), path)
         except _Stale as error:
             raise CallFailed(calls.BROKEN, f"{self.address} closed the connection") from error
 
-    async def _exchange(self, connection: _Connection, path: str, headers: tuple[tuple[str, str], ...]) -> HttpAnswer:
+    async def _exchange(self, connection: _Connection, path: str) -> HttpAnswer:
         done = False
         try:
-            answer = await connection.exchange(self.address, path, headers)
+            answer = await connection.exchange(self.address, path)
             done = connection.is_reusable and not self._is_closed
             if done:
                 self._idle.append(connection)
@@ -97,7 +97,7 @@ class HttpClient:
 
 
 class _Stale(Exception):
-    """The peer closed the connection before it answered."""
+    """The peer closed the connection before it said a word."""
 
 
 class _Connection:
@@ -110,17 +110,18 @@ class _Connection:
     def is_reusable(self) -> bool:
         return self._machine.our_state is h11.IDLE
 
-    async def exchange(self, host: str, path: str, headers: tuple[tuple[str, str], ...]) -> HttpAnswer:
-        request = h11.Request(method="GET", target=path, headers=[("Host", host), *headers])
+    async def exchange(self, host: str, path: str) -> HttpAnswer:
+        request = h11.Request(method="GET", target=path, headers=[("Host", host)])
         self._writer.write((self._machine.send(request) or b"") + (self._machine.send(h11.EndOfMessage()) or b""))
         await self._writer.drain()
-        status, parts, size = 0, [], 0
+        status, parts, size, is_silent = 0, [], 0, True
         while True:
             event = self._machine.next_event()
             if event is h11.NEED_DATA:
                 data = await self._reader.read(_CHUNK)
-                if not data and not status:
+                if not data and is_silent:
                     raise _Stale
+                is_silent = False
                 self._machine.receive_data(data)
             elif isinstance(event, h11.Response):
                 status = event.status_code

@@ -60,10 +60,6 @@ class PdClient:
     async def replication(self, *, timeout_s: float) -> Any:
         return await self._http.get_json(f"{API}/config/replicate", timeout_s=timeout_s)
 
-    async def raw(self, path: str, *, timeout_s: float) -> HttpAnswer:
-        """Any path, as it answers: for evidence."""
-        return await self._http.get(path, timeout_s=timeout_s)
-
     # --- gRPC --------------------------------------------------------------------------------------------------------
 
     async def members(self, *, timeout_s: float) -> pdpb.GetMembersResponse:

@@ -25,12 +25,12 @@ from drillyard.flows.report import (
     gate_rows,
     member_rows,
 )
+from drillyard.judge.readiness import NOT_ASKED
 
 if TYPE_CHECKING:
     from rich.live import Live
 
 MARKS = {"holds": "open", "violated": "closed", "unknown": "unknown"}
-WAITS = "not asked yet"
 WIDEST_LACK = 150
 NARROWEST_LACK = 20
 MEMBER_COLUMNS, GATE_COLUMNS = 30, 26  # what the fixed columns and the gaps take of a line
@@ -219,7 +219,7 @@ def _waits_for(gate: GateRow) -> str:
     """What a gate lacks, short enough for one line."""
     if gate.status == "holds":
         return f"after {gate.open_after_s:.2f} s" if gate.open_after_s is not None else ""
-    if all(WAITS in lack for lack in gate.lacks):
+    if all(NOT_ASKED in lack for lack in gate.lacks):
         return "waits for the gates before it"
     return _cut(gate.text, WIDEST_LACK)
 
