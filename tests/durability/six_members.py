@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drillyard.clients.calls import CallFailed
-from drillyard.clients.pd import PdClient
+from drillyard.clients.http import HttpClient
 from drillyard.clients.tikv import RawClient
 
 RUNNER = Path(__file__).with_name("recorded_member.py")
@@ -96,12 +96,12 @@ class SixMembers:
 
     async def until_three_voters(self) -> None:
         """Waits until no membership change is under way, nor to come."""
-        pd = PdClient("pd0", self.pds[0])
+        pd = HttpClient(self.pds[0])
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while True:
                     with contextlib.suppress(CallFailed):
-                        answer = (await pd.raw("/pd/api/v1/regions", timeout_s=1)).json()
+                        answer = await pd.get_json("/pd/api/v1/regions", timeout_s=1)
                         regions = answer.get("regions", []) if isinstance(answer, dict) else []
                         roles = [peer.get("role_name") for region in regions for peer in region["peers"]]
                         if roles == ["Voter"] * 3:
