@@ -15,6 +15,7 @@ import pytest
 from fake_stores import FakeStores, PdClient, until
 from pd_processes import PdProcesses
 
+from drillyard.emulator.storage import Batch, Storage
 from drillyard.wire import drillpb, metapb, pdpb
 from drillyard.wire.rpc import Channel, RpcError, Status
 from drillyard.wire.services import HEALTH, MEMBERS, PD
@@ -335,6 +336,38 @@ def test_a_data_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None
     assert code == 1
     assert "is no data directory of an emulated member" in said
     assert [each.name for each in foreign.iterdir()] == ["letters"]
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        (b"pd/identity", "who this member is cannot be read"),
+        (b"pd/snapshot", "the snapshot of PD's state cannot be read"),
+    ],
+)
+def test_a_record_that_cannot_be_read_stops_the_member_by_name(tmp_path: Path, key: bytes, words: str) -> None:
+    servers = PdProcesses(tmp_path, members=1)
+    storage = Storage.open(tmp_path / "pd0", "pd")
+    batch = Batch()
+    batch.put(key, b"\xff\xff garbage")
+    storage.write(batch)
+    storage.close()
+    code, said = servers.run_to_its_end(0)
+    assert code == 1
+    assert "is corrupted" in said
+    assert words in said
+
+
+def test_one_member_alone(tmp_path: Path) -> None:
+    servers = PdProcesses(tmp_path, members=1)
+    servers.start()
+    try:
+        assert servers.wait_for_leader() == 0
+        servers.kill(0)
+        servers.start()
+        assert servers.wait_for_leader() == 0
+    finally:
+        servers.close()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from drillyard.emulator import raft_codec
 from drillyard.emulator.cluster import Cluster, Outcome
 from drillyard.emulator.logs import Log
@@ -356,7 +358,10 @@ class Consensus:
         loaded = self._raft_log.load()
         record = self._storage.get(SNAPSHOT_KEY)
         if record is not None:
-            kept = drillpb.PdSnapshot.FromString(record)
+            try:
+                kept = drillpb.PdSnapshot.FromString(record)
+            except DecodeError as error:
+                raise raft_codec.MalformedRecord("the snapshot of PD's state cannot be read") from error
             self._snapshot = raft_codec.unpack_meta(kept.meta)
             self.cluster = Cluster.from_message(kept.state)
         return Restored(

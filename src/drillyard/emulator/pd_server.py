@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from drillyard.emulator import flags
 from drillyard.emulator.flags import BadFlag, Flag, Key
 from drillyard.emulator.logs import Log, open_log
@@ -36,6 +38,7 @@ from drillyard.emulator.pd_member import Identity, MemberRefused, PdMember, spli
 from drillyard.emulator.pd_metrics import PdMetrics
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft.types import Options as RaftOptions
+from drillyard.emulator.raft_codec import MalformedRecord
 from drillyard.emulator.storage import Batch, Storage, StorageFailed, StorageOptions, StorageRefused
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
 from drillyard.wire import drillpb
@@ -43,6 +46,7 @@ from drillyard.wire.services import MEMBERS
 
 IDENTITY_KEY = b"pd/identity"
 PROGRAM = "pd-server"
+LOST_DATA = "keep the directory for the post-mortem, and build the cluster anew from the members that are sound"
 STORAGE = StorageOptions(memtable_bytes=4 << 20, cache_bytes=2 << 20, reserve_bytes=16 << 20)
 FLAGS = (
     Flag("name", "", flags.text, "human-readable name of this member"),
@@ -200,7 +204,10 @@ def identity_of(options: Options, storage: Storage) -> Identity:
         storage.write(batch)
         storage.sync()
     else:
-        record = drillpb.PdIdentity.FromString(kept)
+        try:
+            record = drillpb.PdIdentity.FromString(kept)
+        except DecodeError as error:
+            raise MalformedRecord("the record of who this member is cannot be read") from error
         if (record.member_id, record.group_id) != (own_id, group_id_of(tuple(first))):
             members = ", ".join(sorted(record.first_members))
             raise NamedStop(
@@ -253,6 +260,8 @@ class PdServer:
         storage.on_failure = lambda error: shell.fail(_named(error))
         try:
             await self._serve(shell, storage)
+        except MalformedRecord as error:
+            raise NamedStop(f"{options.data_dir} is corrupted: {error}", LOST_DATA) from error
         finally:
             storage.close()
 
@@ -261,7 +270,7 @@ class PdServer:
         identity = identity_of(options, storage)
         consensus = Consensus(seat_of(options, identity), storage, random.randrange, log)
         consensus.on_broken = lambda error: shell.fail(
-            NamedStop(f"this member's data contradicts the group's: {error}", "give it back its own data directory")
+            NamedStop(f"the data in {options.data_dir} contradicts the group's: {error}", LOST_DATA)
         )
         settings = Settings(options, lambda: consensus.cluster.settings)
         member = PdMember(identity, consensus, Means(settings, Clock(time.time_ns), log))
