@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,10 @@ def leading_store(pd: RealPd) -> int:
     return int(region["leader"].get("store_id", 0)) if region else 0
 
 
+def is_led_by(pd: RealPd, store_id: int) -> bool:
+    return leading_store(pd) == store_id
+
+
 # The tests of this file are one story: each begins where the one before it ended.
 
 
@@ -80,7 +85,7 @@ def test_leadership_moves_by_pd_ctl(pd: RealPd, stores: list[TikvProcess]) -> No
     region = pd.region()
     for target in sorted(pd.voters() - {leading_store(pd)}):
         assert "Success" in pd.control("operator", "add", "transfer-leader", str(region["id"]), str(target))
-        wait_until(f"store {target} leads", lambda target=target: leading_store(pd) == target)
+        wait_until(f"store {target} leads", partial(is_led_by, pd, target))
         write_and_read(pd, b"led by %d" % target)
     assert pd.region()["epoch"] == region["epoch"]
 

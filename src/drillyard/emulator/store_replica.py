@@ -71,7 +71,7 @@ from drillyard.wire import drillpb
 class Settings:
     """How a store behaves. Times are in ticks unless the name says otherwise."""
 
-    raft: Options = field(default_factory=lambda: Options(max_committed_bytes=256 << 10))
+    raft: Options = field(default_factory=lambda: Options(max_append_bytes=256 << 10, max_committed_bytes=256 << 10))
     tick_ms: int = 1000
     max_peer_down_s: int = 600
     log_gc_ticks: int = 3

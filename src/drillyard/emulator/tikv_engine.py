@@ -271,7 +271,12 @@ class Engine:
         if region_id in self._installing:
             raise RpcError(Status.ABORTED, f"a snapshot of region {region_id} is being installed")
         region = await self._snapshots.receive(region_id, chunks)
-        self._guard(lambda: self._step(unpack_envelope(packed, region)))
+        try:
+            envelope = unpack_envelope(packed, region)
+        except raft_codec.MalformedRecord as error:
+            self._snapshots.drop(region_id)
+            raise RpcError(Status.INVALID_ARGUMENT, str(error)) from error
+        self._guard(lambda: self._step(envelope))
         self._turn()
         if region_id not in self._installing:
             self._snapshots.drop(region_id)  # the replica had no use for it

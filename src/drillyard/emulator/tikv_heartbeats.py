@@ -62,7 +62,6 @@ class Heartbeats:
         self._reported_at: dict[int, int] = {}
         self._declined: dict[int, tuple[Step, str]] = {}
         self._started_at = int(time.time())
-        self._is_busy: Callable[[], bool] = lambda: False
         engine.on_reports_due = self.report_soon
 
     # ---- the store ----
@@ -91,7 +90,6 @@ class Heartbeats:
             receiving_snap_count=receiving,
             applying_snap_count=installing,
             start_time=self._started_at,
-            is_busy=self._is_busy(),
             bytes_written=traffic.bytes_written,
             keys_written=traffic.keys_written,
             bytes_read=traffic.bytes_read,

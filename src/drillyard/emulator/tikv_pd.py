@@ -1,9 +1,9 @@
 """A store's line to PD: finds the leader, follows it, and asks again until PD answers.
 
-Rules: a request goes to the PD member that leads, as PD itself names it. When that member does not answer or does not
-lead, all known members are asked at once who does, every 50 ms, for as long as it takes; nothing here gives up on PD.
-What PD answers, errors in the header included, is the caller's to judge. `watch` notices a new leader even while the
-old one only hangs, because every open stream has to move to it.
+Rules: a request goes to the PD member that leads, as PD itself names it. When that member does not answer, does not
+lead, or failed at its own storage, all known members are asked at once who does, every 50 ms, for as long as it takes;
+only a PD of another cluster ends the attempts. What PD answers, other errors in the header included, is the caller's to
+judge. `watch` notices a new leader even while the old one only hangs, because every open stream has to move to it.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class PdClient:
         self._channels: dict[Endpoint, Channel] = {}
         self._log = log
         self._suspect: Endpoint | None = None  # the leader that did not answer
+        self._strangers: list[int] = []  # the other clusters whose members answered last time
 
     async def connect(self) -> None:
         """Returns when a leader is known."""
@@ -81,7 +82,10 @@ class PdClient:
             if header is not None:
                 header.cluster_id = self.cluster_id
             try:
-                return await self.channel(leader).unary(method, request, timeout_s=CALL_TIMEOUT_S)
+                answer = await self.channel(leader).unary(method, request, timeout_s=CALL_TIMEOUT_S)
+                if not _is_passing(answer):
+                    return answer
+                await asyncio.sleep(RETRY_S)
             except RpcError as error:
                 if error.status is Status.FAILED_PRECONDITION and "cluster id" in error.message:
                     raise PdRefused(error.message) from error
@@ -112,6 +116,7 @@ class PdClient:
         """Asks every known member who leads; True if one of them knew."""
         asked = [asyncio.create_task(self._ask(endpoint)) for endpoint in self._endpoints]
         leaders: list[Endpoint] = []
+        self._strangers.clear()
         try:
             for answer in asyncio.as_completed(asked):
                 named = await answer
@@ -124,6 +129,9 @@ class PdClient:
             for task in asked:
                 task.cancel()
         if not leaders:
+            if len(self._strangers) * 2 > len(self._endpoints):
+                others = ", ".join(str(cluster_id) for cluster_id in sorted(set(self._strangers)))
+                raise PdRefused(f"cluster ID mismatch: this store is of cluster {self.cluster_id}, PD of {others}")
             return False
         self._follow(leaders[-1])
         return True
@@ -149,7 +157,8 @@ class PdClient:
         if not answer.header.cluster_id or not answer.leader.client_urls:
             return None
         if self.cluster_id and answer.header.cluster_id != self.cluster_id:
-            return None  # a member of another cluster took over the port
+            self._strangers.append(answer.header.cluster_id)  # perhaps one that took over a port
+            return None
         self.cluster_id = answer.header.cluster_id
         for member in answer.members:
             for url in member.client_urls:
@@ -161,6 +170,12 @@ class PdClient:
     def close(self) -> None:
         for channel in self._channels.values():
             channel.close()
+
+
+def _is_passing(answer: Message) -> bool:
+    """Whether PD's own storage was in the way, as when two stores bootstrap at once: nothing was decided."""
+    error = error_of(answer)
+    return error is not None and error.type == pdpb.ErrorType.UNKNOWN and error.message.startswith("[PD:etcd:")
 
 
 def error_of(answer: Message) -> pdpb.Error | None:

@@ -36,6 +36,7 @@ from drillyard.emulator.tikv_records import DATA_PREFIX, data_range, pack_error
 from drillyard.wire import errorpb, kvrpcpb
 
 MAX_KEY_BYTES = 8 << 10
+FIRST_SLICE_PAIRS = 16
 SLICE_PAIRS = 256
 SLICE_BYTES = 1 << 20
 
@@ -183,7 +184,7 @@ class RawKv:
             return []
         low, high = data_range(start, end)
         found: Pairs = []
-        slice_pairs = SLICE_PAIRS
+        slice_pairs = FIRST_SLICE_PAIRS  # before it is known how large they are
         while len(found) < wanted.limit:
             asked = min(slice_pairs, wanted.limit - len(found))
             pairs = view.scan(low, high, asked, reverse=wanted.reverse, keys_only=wanted.key_only)

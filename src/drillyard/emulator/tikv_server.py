@@ -214,10 +214,17 @@ class TikvServer:
             stack.callback(storage.close)
             pd = PdClient(configuration.pd, self._log)
             stack.callback(pd.close)
-            try:
-                await self._serve(stack, storage, pd)
-            except PdRefused as refused:
-                raise NamedStop(f"PD refuses this store: {refused}", "check --pd and --data-dir") from refused
+            await self._named(self._serve(stack, storage, pd))
+
+    @staticmethod
+    async def _named(work: Coroutine[Any, Any, None]) -> None:
+        """Gives what the world did to the member its name."""
+        try:
+            await work
+        except PdRefused as refused:
+            raise NamedStop(str(refused), "check --pd, or name an empty directory with --data-dir") from refused
+        except StorageFailed as failed:
+            raise NamedStop(f"storage failed ({failed.cause.value}): {failed.reason}", failed.mend) from failed
 
     def _open_storage(self) -> Storage:
         options = StorageOptions(low_water_bytes=self._configuration.keys["storage.reserve-space"])
@@ -242,7 +249,7 @@ class TikvServer:
         configuration = self._configuration
 
         def background(work: Coroutine[Any, Any, None], name: str) -> None:
-            stack.callback(self._member.spawn(work, name).cancel)
+            stack.callback(self._member.spawn(self._named(work), name).cancel)
 
         await pd.connect()
         identity = await self._identify(storage, pd)
