@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 MARKS = {"holds": "open", "violated": "closed", "unknown": "unknown"}
-WIDEST_LACK = 150
 NARROWEST_LACK = 20
 MEMBER_COLUMNS, GATE_COLUMNS = 30, 26  # what the fixed columns and the gaps take of a line
 
@@ -216,12 +215,12 @@ def _runs(row: MemberRow) -> str:
 
 
 def _waits_for(gate: GateRow) -> str:
-    """What a gate lacks, short enough for one line."""
+    """What a gate lacks, or when it opened."""
     if gate.status == "holds":
         return f"after {gate.open_after_s:.2f} s" if gate.open_after_s is not None else ""
     if all(NOT_ASKED in lack for lack in gate.lacks):
         return "waits for the gates before it"
-    return _cut(gate.text, WIDEST_LACK)
+    return gate.text
 
 
 def _cut(text: str, width: int) -> str:

@@ -158,7 +158,8 @@ def _pd_quorum(observation: Observation) -> Iterable[Lack]:
     first = observation.reading(Probe.PD_MEMBERS, next(iter(views), ""))
     yield from _said_by(first, _lacks_of_agreement(views))
     for member in members:
-        yield from _lacks_of_pd_health(observation, member)
+        yield from _lacks_of_own_health(observation, member.name)
+        yield from _lacks_of_health_lists(observation, member.name)
     if not members:
         yield Lack("no PD was started")
 
@@ -201,19 +202,25 @@ def _lacks_of_agreement(views: dict[str, PdMembersSeen]) -> Iterable[Lack]:
         yield Lack(f"the PD members name different leaders: {said}", tuple(leaders))
 
 
-def _lacks_of_pd_health(observation: Observation, member: StartedMember) -> Iterable[Lack]:
-    name = member.name
+def _lacks_of_own_health(observation: Observation, name: str) -> Iterable[Lack]:
     own = observation.answer(Probe.PD_SELF, name, SelfSeen)
     if own is not None and not own.healthy:
         reading = observation.reading(Probe.PD_SELF, name)
         yield Lack(f"{name} says that it is not healthy{_because(own.text)}", (name,), reading=reading)
-    reading = observation.reading(Probe.PD_HEALTH, name)
-    seen = observation.answer(Probe.PD_HEALTH, name, PdHealthSeen)
-    healthy = dict(seen.healthy) if seen is not None else {}
+
+
+def _lacks_of_health_lists(observation: Observation, name: str) -> Iterable[Lack]:
+    """What the health lists, each from another PD, say against one PD."""
+    against: dict[str, list[str]] = {}
     for other in observation.started.of_role(Role.PD):
-        if seen is not None and not healthy.get(other.name, False):
-            how = "counts as not healthy" if other.name in healthy else "is missing"
-            yield Lack(f"{other.name} {how} in the health list from {name}", (other.name,), reading=reading)
+        seen = observation.answer(Probe.PD_HEALTH, other.name, PdHealthSeen)
+        healthy = dict(seen.healthy) if seen is not None else {name: True}
+        if not healthy.get(name, False):
+            how = "counts as not healthy" if name in healthy else "is missing"
+            against.setdefault(how, []).append(other.name)
+    for how, told_by in against.items():
+        reading = observation.reading(Probe.PD_HEALTH, told_by[0])
+        yield Lack(f"{name} {how} in the health list from {_join(told_by)}", (name,), reading=reading)
 
 
 def _timestamps(observation: Observation) -> Iterable[Lack]:
