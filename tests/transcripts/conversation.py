@@ -373,6 +373,7 @@ def _message(message: Message) -> str:
         words.append(f"up to {message.snapshot.term}/{message.snapshot.index}")
     elif message.kind in (MessageKind.PRE_VOTE_REPLY, MessageKind.VOTE_REPLY):
         words.append("refused" if message.reject else "granted")
+        words.extend([f"{message.log_term}/{message.commit} is committed"] if message.commit else [])
     elif message.kind is MessageKind.HEARTBEAT:
         words.append(f"commit {message.commit}")
     if message.context:

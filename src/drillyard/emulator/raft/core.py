@@ -349,9 +349,7 @@ class Raft:
         if message.kind in _FROM_LEADER:
             self._messages.append(Message(MessageKind.APPEND_REPLY, self.node, message.sender, self.term, reject=True))
         elif message.kind is MessageKind.PRE_VOTE:
-            self._messages.append(
-                Message(MessageKind.PRE_VOTE_REPLY, self.node, message.sender, self.term, reject=True)
-            )
+            self._refuse_vote(MessageKind.PRE_VOTE_REPLY, message.sender)
 
     def _on_vote_request(self, message: Message) -> None:
         is_real = message.kind is MessageKind.VOTE
@@ -361,7 +359,7 @@ class Raft:
         )
         kind = MessageKind.VOTE_REPLY if is_real else MessageKind.PRE_VOTE_REPLY
         if not is_granted:
-            self._messages.append(Message(kind, self.node, message.sender, self.term, reject=True))
+            self._refuse_vote(kind, message.sender)
         elif not is_real:
             self._messages.append(Message(kind, self.node, message.sender, message.term))
         else:
@@ -369,7 +367,30 @@ class Raft:
             self._elapsed = 0
             self._deferred.append(Message(kind, self.node, message.sender, self.term))
 
+    def _refuse_vote(self, kind: MessageKind, candidate: int) -> None:
+        """A refusal says what is committed here (see `_learn_commit`)."""
+        commit = self._log.commit
+        log_term = self._log.term_at(commit) or 0
+        self._messages.append(
+            Message(kind, self.node, candidate, self.term, log_term=log_term, commit=commit, reject=True)
+        )
+
+    def _learn_commit(self, message: Message) -> None:
+        """Take the commit index from a refusal: an entry that another node knows as committed, and that is here, is.
+
+        Without this a group can get stuck after a membership change. Say that the leader removed itself, and crashed
+        before the only voter that is left heard that the change is committed. That voter still needs the vote of the
+        old leader, which refuses, for its log is longer, and has no vote itself any more.
+        """
+        log = self._log
+        if message.commit > log.commit and message.log_term and log.term_at(message.commit) == message.log_term:
+            log.commit_to(message.commit)
+            if self.role is not Role.FOLLOWER and not self._may_campaign():
+                self._follow(self.term, 0)
+
     def _on_vote_reply(self, message: Message) -> None:
+        if message.reject and self._leadership is None:
+            self._learn_commit(message)
         if message.kind is MessageKind.VOTE_REPLY:
             if self.role is Role.CANDIDATE:
                 self._count_vote(message.sender, granted=not message.reject)
