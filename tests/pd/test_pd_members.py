@@ -302,6 +302,24 @@ def test_a_member_that_lost_its_data_directory_is_refused(servers: PdProcesses) 
     assert "has already been part of this cluster with another data directory" in said
 
 
+def test_a_lost_data_directory_is_noticed_before_the_member_votes(servers: PdProcesses) -> None:
+    """Everything is down; one of the two that come back has lost its data, and must not elect the other."""
+    leader = servers.wait_for_leader()
+    lost, other = (leader + 1) % 3, (leader + 2) % 3
+    deadline = time.monotonic() + 20
+    while not all(each.get("client_urls") for each in servers.ask(leader, f"{V1}/members")["members"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    servers.kill(0, 1, 2)
+    shutil.rmtree(servers.home / servers.names[lost])
+    servers.start(lost)
+    servers.start(other)
+    assert servers.processes.pop(lost).wait(timeout=20) == 1
+    assert servers.get(other, f"{V1}/leader")[0] in (0, 503)
+    servers.start(leader)
+    servers.wait_for_leader()
+
+
 def test_flags_of_another_member_do_not_open_a_data_directory(servers: PdProcesses) -> None:
     servers.kill(2)
     other = servers.initial_cluster.rpartition(",")[0]
@@ -498,6 +516,45 @@ def test_old_epochs_are_refused_by_name(servers: PdProcesses) -> None:
             assert answer is not None
             assert answer.header.error.message.startswith("region is stale")
         await stores.close()
+
+    asyncio.run(scenario())
+
+
+def test_heartbeats_that_make_no_sense_are_refused_and_the_stream_lives_on(servers: PdProcesses) -> None:
+    async def scenario() -> None:
+        stores = fake_stores(servers)
+        await stores.pd.find_leader()
+        await stores.join()
+        nobody, nothing, alone, backwards = (stores.heartbeat() for _ in range(4))
+        nobody.leader.id = 0
+        nothing.region.id = 0
+        del alone.region.peers[:]
+        backwards.region.start_key, backwards.region.end_key = b"z", b"a"
+        said: list[str] = []
+        async with stores.pd.channels[stores.pd.leader_port].open(PD.RegionHeartbeat) as stream:
+            for request in (nobody, nothing, alone, backwards):
+                await stream.send(request)
+            while len(said) < 4:
+                answer = await stream.recv()
+                assert answer is not None
+                if answer.header.HasField("error"):
+                    said.append(answer.header.error.message)
+            stranger = stores.heartbeat()
+            stranger.leader.store_id = 9999
+            await stream.send(stranger)
+            with pytest.raises(RpcError, match="invalid store ID 9999, not found"):
+                await end_of_stream(stream)
+        assert said == [
+            "invalid request leader",
+            "invalid request region",
+            "invalid region, zero region peer count",
+            "invalid region, its end key is not after its start key",
+        ]
+        await stores.close()
+
+    async def end_of_stream(stream: Any) -> None:
+        while await stream.recv() is not None:
+            pass
 
     asyncio.run(scenario())
 

@@ -78,6 +78,7 @@ class Consensus:
         self._log = log
         self._raft_log = RaftLog(storage, GROUP)
         self.cluster = Cluster()
+        self.introduced: dict[int, drillpb.PdMember] = {}
         self._snapshot = SnapshotMeta(0, 0, Configuration(frozenset(seat.first_members)))
         self._raft = Raft(seat.member_id, self._restore(), seat.options, chance)
         self.is_new = self._raft.last_index == 0
@@ -364,6 +365,7 @@ class Consensus:
                 raise raft_codec.MalformedRecord("the snapshot of PD's state cannot be read") from error
             self._snapshot = raft_codec.unpack_meta(kept.meta)
             self.cluster = Cluster.from_message(kept.state)
+        self._remember_introductions(loaded.entries)
         return Restored(
             configuration=self._snapshot.configuration,
             hard_state=loaded.hard_state,
@@ -372,6 +374,16 @@ class Consensus:
             entries=loaded.entries,
             applied=self._snapshot.index,
         )
+
+    def _remember_introductions(self, entries: tuple[Entry, ...]) -> None:
+        """Members that the log names, though nobody may know yet that those entries are agreed on.
+
+        That a member was introduced with some data directory is true either way.
+        """
+        for entry in entries:
+            command = drillpb.PdCommand.FromString(entry.data)
+            if command.WhichOneof("kind") == "publish":
+                self.introduced[command.publish.id] = command.publish
 
     def _install(self, meta: SnapshotMeta, batch: Batch) -> None:
         state = drillpb.PdState.FromString(self._incoming_state.pop((meta.index, meta.term)))

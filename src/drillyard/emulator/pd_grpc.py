@@ -396,4 +396,8 @@ def _mistake_of(request: pdpb.RegionHeartbeatRequest) -> str:
         return "invalid request leader"
     if request.region.id == 0:
         return "invalid request region"
-    return "" if request.region.peers else "invalid region, zero region peer count"
+    if not request.region.peers:
+        return "invalid region, zero region peer count"
+    if request.region.end_key and request.region.start_key >= request.region.end_key:
+        return "invalid region, its end key is not after its start key"
+    return ""

@@ -3,7 +3,8 @@
 Rules: a member serves as leader from the moment its first entry of the term is applied until the term or the role
 changes; in between `lead` is None and everybody is told "not leader". Each member puts its own record (name, client
 addresses, version) into the replicated state through whoever leads. A member that comes back with an emptied data
-directory under its old address has forgotten its votes: it is refused, and stops by name.
+directory under its old address has forgotten its votes: it takes no part before a quorum has looked whether it knows
+it, is refused, and stops by name.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from drillyard.wire.services import MEMBERS
 
 INTRODUCE_EVERY_S = 0.1
 INTRODUCE_TIMEOUT_S = 1.0
+MEET_EVERY_S = 0.02
 
 
 class MemberRefused(Exception):
@@ -149,12 +151,15 @@ class PdMember:
                 f"which has {self.options.initial_cluster}",
             )
         self.on_heard(request.member.id)
-        known = self.consensus.cluster.members.get(request.member.id)
+        known = self._known(request.member.id)
         is_other = known is not None and known.incarnation != request.member.incarnation
         if self.lead is not None and known != request.member and not is_other:
             await self._record(request.member)
-            known = self.consensus.cluster.members.get(request.member.id)
+            known = self._known(request.member.id)
         return drillpb.IntroduceResponse(known=known, leads=self.lead is not None)
+
+    def _known(self, member_id: int) -> drillpb.PdMember | None:
+        return self.consensus.cluster.members.get(member_id) or self.consensus.introduced.get(member_id)
 
     async def _record(self, record: drillpb.PdMember) -> None:
         try:
@@ -163,15 +168,25 @@ class PdMember:
             raise RpcError(Status.UNAVAILABLE, str(error)) from error
 
     async def meet(self) -> None:
-        """Before a new member votes: does the group know it under another data directory, or not at all?
+        """Before a new member votes, a quorum of the group (with itself) has to say that it does not know it.
 
-        Members that do not answer do not object: at first boot nobody does.
+        If one of them knows it under another data directory, or has another idea of the group, it is refused.
         """
-        for answer in await self.greet():
-            if isinstance(answer, RpcError) and answer.status is Status.FAILED_PRECONDITION:
-                raise MemberRefused(f"{answer.message}; start all members with the same --initial-cluster")
-            if isinstance(answer, drillpb.IntroduceResponse):
-                self._refuse_double(answer)
+        quorum = len(self.identity.first) // 2 + 1
+        is_said = False
+        while True:
+            answers = await self.greet()
+            for answer in answers:
+                if isinstance(answer, RpcError) and answer.status is Status.FAILED_PRECONDITION:
+                    raise MemberRefused(f"{answer.message}; start all members with the same --initial-cluster")
+                if isinstance(answer, drillpb.IntroduceResponse):
+                    self._refuse_double(answer)
+            if 1 + sum(1 for answer in answers if isinstance(answer, drillpb.IntroduceResponse)) >= quorum:
+                return
+            if not is_said:
+                is_said = True
+                self._log.info("this member is new, and waits until a quorum has come up", quorum=quorum)
+            await asyncio.sleep(MEET_EVERY_S)
 
     async def greet(self) -> list[drillpb.IntroduceResponse | BaseException]:
         """Tells all the others that this member is there, so that they need not find out; what each of them says."""

@@ -282,7 +282,6 @@ class PdServer:
 
         transport = Transport(resolve, consensus.report_unreachable, log)
         member.on_heard = transport.hurry
-        transport.identify(identity.group_id, identity.record.id)
         peer_handlers = {
             **transport.handlers(consensus.deliver, consensus.deliver_snapshot),
             MEMBERS.Introduce: member.introduce,
@@ -295,11 +294,14 @@ class PdServer:
         clients = await shell.listen(client_host, client_port, PdService(member).handlers(), http.router(hosts))
         peers = None
         try:
-            if consensus.is_new:
+            if consensus.is_new:  # it has to answer the others while it asks them, but takes no Raft message yet
+                peers = await shell.listen(peer_host, peer_port, peer_handlers)
                 await _meet(member)
-            peers = await shell.listen(peer_host, peer_port, peer_handlers)
+            transport.identify(identity.group_id, identity.record.id)
             member.start(fresh_cluster_id=(int(time.time()) << 32) + secrets.randbits(32))
             consensus.start(transport)
+            # Others know what their own log says, and have applied it, before anybody can ask them.
+            peers = peers or await shell.listen(peer_host, peer_port, peer_handlers)
             shell.spawn(member.greet(), "greeting")
             log.info("server is started", client_urls=options.client_urls, peer_urls=options.peer_urls)
             await shell.until_stopped()
