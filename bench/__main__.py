@@ -15,6 +15,7 @@ from pathlib import Path
 from bench import figures, service
 from bench.deployment import COMMAND, Bench, BenchFailed, reported_s, temporary
 from bench.figures import Results
+from drillyard.clients.calls import CallFailed
 
 IDLE_S = 5.0  # from ready until memory is read
 BENCHES = ("help", "start", "memory", "failover", "throughput")
@@ -32,7 +33,7 @@ def main() -> int:
             if set(chosen) - {"help"}:
                 with temporary() as bench:
                     _measure(bench, chosen, results)
-    except (BenchFailed, subprocess.TimeoutExpired) as failure:
+    except (BenchFailed, CallFailed, subprocess.TimeoutExpired) as failure:
         _say(f"failed: {failure}")
         return 1
     print(results.table())

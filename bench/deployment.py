@@ -111,7 +111,7 @@ def temporary() -> Iterator[Bench]:
     try:
         yield bench
     finally:
-        if any((home / "deployments").glob("*")):
+        if bench.run("list").document["deployments"]:
             bench.run("down", "--delete-data")
         shutil.rmtree(home)
 

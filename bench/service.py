@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,8 +10,9 @@ from typing import Any
 from bench.deployment import Bench, BenchFailed
 from drillyard.clients import calls
 from drillyard.clients.calls import CallFailed
-from drillyard.clients.pd import API, PdClient
+from drillyard.clients.pd import PdClient
 from drillyard.clients.tikv import RawClient
+from drillyard.faces.api import Yard
 
 PROBE_S = 0.5  # the longest that one attempt may take
 PAUSE_S = 0.005
@@ -25,7 +24,7 @@ THROUGHPUT_S = 2.0
 async def store_lost(bench: Bench) -> float:
     """SIGKILL of the region leader until a client that knew it writes again."""
     members = bench.members()
-    victim = members[await _region_leader(members)]
+    victim = await _region_leader(members)
     client = RawClient(_pd_addresses(members), timeout_s=PROBE_S)
     try:
         if not (await client.put(b"bench-store", b"before")).is_ok:
@@ -34,10 +33,10 @@ async def store_lost(bench: Bench) -> float:
         async def attempt() -> bool:
             return (await client.put(b"bench-store", b"after")).is_ok
 
-        took_s = await _served_again(victim["pid"], attempt)
+        took_s = await _served_again(bench, victim, attempt)
     finally:
         client.close()
-    await _heal(bench, victim["name"])
+    await _heal(bench, victim)
     return took_s
 
 
@@ -57,7 +56,7 @@ async def pd_lost(bench: Bench) -> float:
             client.close()
 
     try:
-        took_s = await _served_again(members[leader.name]["pid"], attempt)
+        took_s = await _served_again(bench, leader.name, attempt)
     finally:
         for pd in pds:
             pd.close()
@@ -94,9 +93,9 @@ async def _rate(act: Callable[[int], Awaitable[Any]]) -> float:
     return done / (time.perf_counter() - began)
 
 
-async def _served_again(pid: int, attempt: Callable[[], Awaitable[bool]]) -> float:
+async def _served_again(bench: Bench, victim: str, attempt: Callable[[], Awaitable[bool]]) -> float:
     began = time.perf_counter()
-    os.kill(pid, signal.SIGKILL)
+    await Yard(bench.home).cluster().kill(victim)
     while time.perf_counter() - began < GIVE_UP_S:
         try:
             if await attempt():
@@ -133,12 +132,12 @@ async def _pd_leader(pds: list[PdClient]) -> tuple[PdClient, int]:
 
 
 async def _region_leader(members: dict[str, dict[str, Any]]) -> str:
-    pd = PdClient("any", _pd_addresses(members)[0])
+    pds = [PdClient("any", address) for address in _pd_addresses(members)]
     try:
-        stores = await pd.stores(timeout_s=PROBE_S)
-        answer = await pd.raw(f"{API}/regions", timeout_s=PROBE_S)
+        leader, cluster_id = await _pd_leader(pds)
+        region = await leader.region(cluster_id, b"bench", timeout_s=PROBE_S)
+        store = await leader.store(cluster_id, region.leader.store_id, timeout_s=PROBE_S)
     finally:
-        pd.close()
-    leader = answer.json()["regions"][0]["leader"]["store_id"]
-    address = next(s["store"]["address"] for s in stores["stores"] if s["store"]["id"] == leader)
-    return next(name for name, row in members.items() if row["addresses"]["client"] == address)
+        for pd in pds:
+            pd.close()
+    return next(name for name, row in members.items() if row["addresses"]["client"] == store.store.address)
