@@ -60,7 +60,7 @@ def test_the_life_of_a_cluster(drillyard: Shell) -> None:
     assert again.code == exits.OK
     last = again.out.splitlines()[-1]
     assert last.startswith("default is ready after ")
-    assert f"proven from outside over {report['proven']}; connect to {','.join(report['pd_endpoints'])}" in last
+    assert f"proven from outside on {report['proven']}; connect to {','.join(report['pd_endpoints'])}" in last
     assert "gate data-path is open" in again.out
     assert pids(drillyard("status", "--json").document["deployment"]) == pids(report), "nothing was started anew"
 

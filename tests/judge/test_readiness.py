@@ -68,6 +68,14 @@ def test_everything_right_is_ready() -> None:
     assert [v.gate for v in readiness.verdicts] == list(Gate)
     assert readiness.is_ready
     assert readiness.first_closed is None
+    assert [v.found for v in readiness.verdicts] == [
+        "6 of 6 members run",
+        "3 of 3 PD healthy, leader pd0",
+        "PD grants increasing timestamps",
+        "3 of 3 stores Up",
+        "every region has 3 voters and a leader",
+        "a key was written, read back and deleted",
+    ]
 
 
 def test_every_probe_feeds_a_gate() -> None:
@@ -86,6 +94,7 @@ def test_a_reading_less_is_unknown_never_healthy_never_broken(at: int, how: str)
     for verdict in readiness.verdicts:
         expected = Status.UNKNOWN if verdict.gate in gates_fed(gone.probe, gone.member) else Status.HOLDS
         assert verdict.status is expected, (gone, verdict)
+        assert bool(verdict.found) == (expected is Status.HOLDS)
     assert not readiness.is_ready
     assert readiness.first_closed is not None
     words = readiness.first_closed.text

@@ -145,10 +145,10 @@ def show_ready(report: Report) -> None:
     """The line that says what is proven and where to connect."""
     where = ",".join(report.pd_endpoints)
     count = len(report.gates)
-    say(
-        f"{report.deployment} is ready after {report.elapsed_s:.2f} s: {count} of {count} gates are open, "
-        f"proven from outside over {report.proven}; connect to {where}"
-    )
+    was_waited = any(gate.open_after_s is not None for gate in report.gates)
+    after = f" after {report.elapsed_s:.2f} s" if was_waited else ""
+    gates = f"{count} of {count} gates are open"
+    say(f"{report.deployment} is ready{after}: {gates}, proven from outside on {report.proven}; connect to {where}")
 
 
 def show_report(report: Report) -> None:
@@ -215,10 +215,8 @@ def _runs(row: MemberRow) -> str:
 
 
 def _waits_for(gate: GateRow) -> str:
-    """What a gate lacks, or when it opened."""
-    if gate.status == "holds":
-        return f"after {gate.open_after_s:.2f} s" if gate.open_after_s is not None else ""
-    if all(NOT_ASKED in lack for lack in gate.lacks):
+    """What was found at a gate, or what it lacks."""
+    if gate.lacks and all(NOT_ASKED in lack for lack in gate.lacks):
         return "waits for the gates before it"
     return gate.text
 

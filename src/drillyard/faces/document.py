@@ -42,6 +42,7 @@ def of_gate(row: GateRow) -> dict[str, Any]:
         "status": row.status,
         "lacks": list(row.lacks),
         "members": list(row.members),
+        "found": row.found,
         "open_after_s": None if row.open_after_s is None else round(row.open_after_s, 3),
     }
 

@@ -126,7 +126,7 @@ class Lookout:
             held = before is not None and before.readiness.of(gate).status is Status.HOLDS
             if holds and not held:
                 self.opened.setdefault(gate, picture.elapsed_s)
-                self.note(f"gate {gate} is open", gate=gate)
+                self.note(f"gate {gate} is open: {verdict.found}", gate=gate)
             elif held and not holds and verdict.status is Status.VIOLATED:
                 self.note(f"gate {gate} is closed: {verdict.text}", gate=gate)
         if picture.readiness.of(Gate.PD_QUORUM).status is Status.HOLDS and self.started.cluster_id is None:

@@ -114,11 +114,13 @@ class GateRow:
     status: str
     lacks: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
+    found: str = ""
     open_after_s: float | None = None
 
     @property
     def text(self) -> str:
-        return "; ".join(self.lacks)
+        """What was found, or what it lacks."""
+        return self.found or "; ".join(self.lacks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ def gate_rows(readiness: Readiness, opened: dict[Gate, float]) -> tuple[GateRow,
     for verdict in readiness.verdicts:
         lacks = tuple(lack.text for lack in verdict.lacks)
         after_s = opened.get(verdict.gate) if verdict.status is Status.HOLDS else None
-        rows.append(GateRow(verdict.gate.value, verdict.status.value, lacks, verdict.members, after_s))
+        rows.append(GateRow(verdict.gate.value, verdict.status.value, lacks, verdict.members, verdict.found, after_s))
     return tuple(rows)
 
 

@@ -14,7 +14,7 @@ Not here: asking, waiting, causes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -67,11 +67,12 @@ class Lack:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is known of one gate. Its lacks tell the broken before the unknown."""
+    """What is known of one gate: what was found when it holds, else what it lacks, the broken before the unknown."""
 
     gate: Gate
     status: Status
     lacks: tuple[Lack, ...] = ()
+    found: str = ""
 
     @property
     def text(self) -> str:
@@ -110,7 +111,7 @@ def judge(observation: Observation) -> Readiness:
 def judge_gate(gate: Gate, observation: Observation) -> Verdict:
     lacks = tuple(sorted(_RULES[gate](observation), key=lambda lack: not lack.is_broken))
     if not lacks:
-        return Verdict(gate, Status.HOLDS)
+        return Verdict(gate, Status.HOLDS, found=_FOUND[gate](observation))
     status = Status.VIOLATED if any(lack.is_broken for lack in lacks) else Status.UNKNOWN
     return Verdict(gate, status, lacks)
 
@@ -313,6 +314,15 @@ _RULES: dict[Gate, Callable[[Observation], Iterable[Lack]]] = {
     Gate.DATA_PATH: _data_path,
 }
 
+_FOUND: dict[Gate, Callable[[Observation], str]] = {
+    Gate.PROCESSES: lambda seen: f"{_all(seen.started.members)} members run",
+    Gate.PD_QUORUM: lambda seen: f"{_all(seen.started.of_role(Role.PD))} PD healthy, leader {_leader(seen)}",
+    Gate.TIMESTAMPS: lambda seen: "PD grants increasing timestamps",
+    Gate.STORES_UP: lambda seen: f"{_all(seen.started.of_role(Role.TIKV))} stores Up",
+    Gate.REPLICATED: lambda seen: f"every region has {_replicas(seen)} and a leader",
+    Gate.DATA_PATH: lambda seen: "a key was written, read back and deleted",
+}
+
 _CHECK_WORDS = {
     Probe.MISS_PEER: "too few replicas",
     Probe.DOWN_PEER: "a down replica",
@@ -367,6 +377,24 @@ def _reasons(asked: Iterable[tuple[Probe, Reading | None]]) -> dict[str, list[Pr
         elif reading.failure is not None:
             reasons.setdefault(reading.failure.text, []).append(probe)
     return reasons
+
+
+def _all(members: Sequence[object]) -> str:
+    return f"{len(members)} of {len(members)}"
+
+
+def _leader(observation: Observation) -> str:
+    """The leader that the PD members name; asked only when they name one."""
+    views = (
+        observation.answer(Probe.PD_MEMBERS, pd.name, PdMembersSeen) for pd in observation.started.of_role(Role.PD)
+    )
+    return next((view.leader for view in views if view is not None), "")
+
+
+def _replicas(observation: Observation) -> str:
+    replicas = observation.answer_once(Probe.MAX_REPLICAS, CountSeen)
+    count = replicas.count if replicas is not None else 0
+    return "1 voter" if count == 1 else f"{count} voters"
 
 
 def _heartbeat_words(store: StoreSeen, age_s: float) -> str:
