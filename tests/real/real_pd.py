@@ -70,6 +70,10 @@ class RealPd:
         return isinstance(health, list) and [member.get("health") for member in health] == [True] * 3
 
     @property
+    def client_ports(self) -> list[int]:
+        return list(self._client_ports)
+
+    @property
     def endpoints(self) -> str:
         return ",".join(f"127.0.0.1:{port}" for port in self._client_ports)
 
@@ -116,23 +120,22 @@ class RealPd:
         answer = self.get("stores") or {"stores": []}
         return {item["store"]["address"]: item["store"]["id"] for item in answer["stores"]}
 
-    def region(self) -> Any:
+    def regions(self) -> list[Any]:
+        """In the order of their keys."""
         answer = self.get("regions") or {"regions": []}
-        return answer["regions"][0] if answer["regions"] else None
+        return sorted(answer["regions"] or [], key=lambda region: region["start_key"])
+
+    def region(self) -> Any:
+        """The first one."""
+        return next(iter(self.regions()), None)
 
     def voters(self) -> set[int]:
-        """The stores whose peer votes, of a region in no joint state and without pending peers."""
+        """The stores whose peer of the first region votes; none while it is in a joint state or has a peer pending."""
         region = self.region()
-        if region is None or region.get("pending_peers"):
-            return set()
-        if any(peer["role_name"] != "Voter" for peer in region["peers"]):
-            return set()
-        return {peer["store_id"] for peer in region["peers"]}
+        return set() if region is None else voters_of(region)
 
-    def stop_splitting(self) -> None:
-        """A fresh PD wants splits first and nothing else of a region meanwhile; stores here decline them."""
-        assert self.ask("POST", "checker/split", {"delay": 36000}) is not None
-        for _ in range(2):  # one may have been made just before
-            region = self.region()
-            if region is not None:
-                self.ask("DELETE", f"operators/{region['id']}")
+
+def voters_of(region: Any) -> set[int]:
+    if region.get("pending_peers") or any(peer["role_name"] != "Voter" for peer in region["peers"]):
+        return set()
+    return {peer["store_id"] for peer in region["peers"]}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from real_pd import RealPd
+from real_pd import RealPd, voters_of
 from tikv_members import TikvProcess, wait_until
 
 from tikv import RawClient, TiKVError
@@ -66,19 +67,29 @@ def test_three_stores_come_up(pd: RealPd, stores: list[TikvProcess], tmp_path: P
     assert shown["git_hash"].startswith("drillyard-")
 
 
-def test_a_split_is_declined_in_words(pd: RealPd, stores: list[TikvProcess]) -> None:
-    wait_until("the split is declined", lambda: "split region is not supported" in log_of(stores))
-    assert pd.get("regions")["count"] == 1
-    write_and_read(pd, b"alone")
-
-
-def test_the_region_gets_three_voters(pd: RealPd, stores: list[TikvProcess]) -> None:
-    pd.stop_splitting()
-    wait_until("three voters", lambda: len(pd.voters()) == 3)
-    region = pd.region()
-    assert region["epoch"] == {"conf_ver": 5, "version": 1}
+def test_a_fresh_pd_has_its_region_split_and_each_part_replicated(pd: RealPd, stores: list[TikvProcess]) -> None:
+    wait_until("five regions", lambda: len(pd.regions()) == 5)
+    wait_until("three voters each", lambda: all(len(voters_of(region)) == 3 for region in pd.regions()))
+    regions = pd.regions()
+    assert regions[0]["start_key"] == regions[-1]["end_key"] == ""
+    for one, next_one in pairwise(regions):
+        assert one["end_key"] == next_one["start_key"] != ""
+    assert [region["epoch"] for region in regions] == [{"conf_ver": 5, "version": 5}] * 5
     assert pd.get("regions/check/miss-peer")["count"] == 0
-    write_and_read(pd, b"replicated")
+    for key in (b"a", b"replicated", b"zzz"):
+        write_and_read(pd, key)
+    client = RawClient(pd.endpoints.split(","))
+    assert [key for key, _ in client.scan()] == [b"a", b"replicated", b"zzz"]
+    client.close()
+
+
+def test_a_replicated_region_is_not_split(pd: RealPd, stores: list[TikvProcess]) -> None:
+    region = pd.region()
+    pd.control("operator", "add", "split-region", str(region["id"]), "--policy=approximate")
+    wait_until("the split is declined", lambda: "several peers is not supported" in log_of(stores))
+    pd.control("operator", "remove", str(region["id"]))
+    assert pd.region() == region
+    write_and_read(pd, b"in one piece")
 
 
 def test_leadership_moves_by_pd_ctl(pd: RealPd, stores: list[TikvProcess]) -> None:
@@ -100,7 +111,7 @@ def test_a_peer_moves_to_a_fourth_store_through_the_joint_state(pd: RealPd, stor
     wait_until("the peer has moved", lambda: fourth in pd.voters() and leaving not in pd.voters())
     assert len(pd.voters()) == 3
     # One for the learner, two for entering and two for leaving the joint state, one for the removal.
-    assert pd.region()["epoch"] == {"conf_ver": region["epoch"]["conf_ver"] + 6, "version": 1}
+    assert pd.region()["epoch"] == {"conf_ver": region["epoch"]["conf_ver"] + 6, "version": 5}
     write_and_read(pd, b"moved")
     left = next(member for member in stores if pd.store_ids()[member.address] == leaving)
     wait_until("the old peer is destroyed", lambda: "is destroyed" in left.log_text)
@@ -114,7 +125,7 @@ def test_a_killed_store_is_disconnected_and_comes_back(pd: RealPd, stores: list[
     wait_until("PD notices", lambda: pd.store_states()[killed.address] == "Disconnected", timeout_s=40)
     killed.start()
     wait_until("it is Up again", lambda: set(pd.store_states().values()) == {"Up"})
-    wait_until("no peer is pending", lambda: len(pd.voters()) == 3)
+    wait_until("no peer is pending", lambda: all(len(voters_of(region)) == 3 for region in pd.regions()))
 
 
 def test_the_leader_of_pd_dies(pd: RealPd, stores: list[TikvProcess]) -> None:
@@ -124,6 +135,7 @@ def test_the_leader_of_pd_dies(pd: RealPd, stores: list[TikvProcess]) -> None:
     wait_until("another PD member leads", lambda: pd.leader() not in (None, leader), timeout_s=60)
     wait_until("all stores are Up", lambda: list(pd.store_states().values()) == ["Up"] * 4)
     write_and_read(pd, b"under another PD")
+    wait_until("PD knows the first region again", lambda: len(pd.voters()) == 3 and leading_store(pd))
     target = min(pd.voters() - {leading_store(pd)})
     pd.control("operator", "add", "transfer-leader", str(pd.region()["id"]), str(target))
     wait_until("steps reach the stores again", lambda: leading_store(pd) == target)
@@ -136,6 +148,6 @@ def test_nothing_that_was_acknowledged_is_lost(pd: RealPd, stores: list[TikvProc
         member.start()
     write_and_read(pd, b"after all were killed")
     client = RawClient(pd.endpoints.split(","))
-    for key in (b"alone", b"replicated", b"moved", b"without one", b"under another PD"):
+    for key in (b"a", b"replicated", b"zzz", b"moved", b"without one", b"under another PD"):
         assert client.get(key) == b"value of " + key
     client.close()

@@ -10,6 +10,7 @@ from drillyard.emulator.raft.types import ChangeKind, HardState, Message, Messag
 from drillyard.emulator.store import (
     ChangePeers,
     RestoredReplica,
+    Split,
     Step,
     Store,
     TransferLeader,
@@ -41,7 +42,7 @@ from drillyard.emulator.store_errors import (
     StaleCommand,
     StoreNotMatch,
 )
-from drillyard.emulator.store_region import Epoch, Peer, PeerChange, PeerRole, Region, configuration_of
+from drillyard.emulator.store_region import Epoch, Part, Peer, PeerChange, PeerRole, Region, configuration_of
 from drillyard.emulator.store_replica import Context, Envelope, Outcome, Readable, RegionReady, Settings
 from drillyard.wire import drillpb
 
@@ -333,7 +334,10 @@ def test_a_step_is_taken_once() -> None:
         (Step(REGION, Epoch(1, 1), 3, ChangePeers((PeerChange(ChangeKind.ADD_VOTER, Peer(4, 2)),))), "quorum"),
         (Step(REGION, Epoch(1, 1), 3, TransferLeader(Peer(4, 2))), "not in the region"),
         (Step(REGION, Epoch(1, 1), 3, TransferLeader(Peer(3, 1))), "already"),
-        (Step(REGION, Epoch(1, 1), 3, Unsupported("split region")), "split region is not supported"),
+        (Step(REGION, Epoch(1, 1), 3, Unsupported("merge")), "merge is not supported"),
+        (Step(REGION, Epoch(1, 1), 3, Split(())), "not supported"),
+        (Step(REGION, Epoch(1, 1), 3, Split((b"m", b"f"))), "not in order"),
+        (Step(REGION, Epoch(1, 1), 3, Split((b"",))), "not inside"),
     ],
 )
 def test_steps_that_are_declined_change_nothing(step: Step, word: str) -> None:
@@ -352,6 +356,49 @@ def test_the_leader_does_not_remove_or_demote_itself() -> None:
     for kind in (ChangeKind.REMOVE, ChangeKind.ADD_LEARNER):
         step = Step(REGION, bench.region.epoch, 3, ChangePeers((PeerChange(kind, Peer(3, 1)),)))
         assert "leader" in bench.store.obey(step)
+
+
+def test_a_region_with_one_peer_is_split() -> None:
+    bench = alone(b"b", b"y")
+    bench.write(Write((Put(b"c", b"1"), Put(b"k", b"2"), Put(b"x", b"3"))))
+    keys, parts = (b"f", b"p"), (Part(20, (21,)), Part(30, (31,)))
+    assert bench.store.obey(Step(REGION, bench.region.epoch, 3, Split(keys))) == ""
+    assert bench.region.epoch == Epoch(1, 1), "without ids nothing happens yet"
+    assert bench.store.obey(Step(REGION, bench.region.epoch, 3, Split(keys, parts))) == ""
+    bench.turn()
+    regions = {region_id: replica.region for region_id, replica in bench.store.replicas.items()}
+    assert regions == {
+        20: Region(20, b"b", b"f", Epoch(3, 1), (Peer(21, 1),)),
+        30: Region(30, b"f", b"p", Epoch(3, 1), (Peer(31, 1),)),
+        REGION: Region(REGION, b"p", b"y", Epoch(3, 1), (Peer(3, 1),)),
+    }
+    (work,) = [work for work in bench.works if work.made]
+    assert work.made == (regions[20], regions[30])
+    assert bench.store.reports_due() == {REGION, 20, 30}
+    stale = bench.write(Write((Put(b"k", b""),)), GOOD)
+    assert isinstance(stale, EpochNotMatch)
+    assert set(stale.regions) == {regions[REGION], regions[30]}
+    there = Context(30, version=3, peer_id=31, store_id=1)
+    assert bench.write(CompareAndSwap(b"k", b"2", b"4"), there) == Swapped(True, b"2")
+    assert bench.write(Write((Put(b"x", b""),)), there) == KeyNotInRegion(b"x", regions[30])
+
+
+def test_a_write_proposed_before_a_split_has_no_effect_after_it() -> None:
+    bench = alone()
+    split = Split((b"m",), (Part(20, (21,)),))
+    assert bench.store.obey(Step(REGION, bench.region.epoch, 3, split)) == ""
+    assert bench.store.write("late", GOOD, Write((Put(b"a", b"1"),))) is None
+    bench.turn()
+    assert bench.outcomes == [("late", EpochNotMatch((bench.region,)))]
+    assert bench.state == {}
+
+
+def test_a_region_with_several_peers_is_not_split() -> None:
+    bench = of_three()
+    lead(bench)
+    acknowledge_all(bench)
+    step = Step(REGION, bench.region.epoch, 3, Split((b"m",), (Part(20, (21, 22, 23)),)))
+    assert "several peers" in bench.store.obey(step)
 
 
 def test_pd_hears_at_once_of_leadership_and_of_every_change() -> None:

@@ -163,7 +163,7 @@ def test_steps_of_pd_are_obeyed_once_and_unknown_ones_declined(fragile: Cluster)
     leader = fragile.member(place.leader.store_id)
     wait_until(
         "both steps are declined in words",
-        lambda: "split region is not supported" in leader.log_text and "merge is not supported" in leader.log_text,
+        lambda: "several peers is not supported" in leader.log_text and "merge is not supported" in leader.log_text,
     )
     for _ in range(2):
         queue(fragile, lambda step: step.transfer_leader.peer.CopyFrom(target))

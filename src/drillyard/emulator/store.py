@@ -11,7 +11,7 @@ Rules:
 - PD's steps are taken only by the leader and only under exactly the epoch that they name: PD repeats them, and a
   repeated step must have no effect. A step that is declined says why, and changes nothing.
 - A snapshot that overlaps another region here is refused; the sender tries again when the ranges have settled.
-- Region splits and merges are not carried out.
+- A region is split only while it has a single peer, so that no other store has to follow; merges are not carried out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from drillyard.emulator.raft import Raft
-from drillyard.emulator.raft.types import ChangeKind, MessageKind, Restored
+from drillyard.emulator.raft.types import ChangeKind, HardState, MessageKind, Restored
 from drillyard.emulator.store_commands import CompareAndSwap, State, Write
 from drillyard.emulator.store_errors import (
     EpochNotMatch,
@@ -31,7 +31,7 @@ from drillyard.emulator.store_errors import (
     StaleCommand,
     StoreNotMatch,
 )
-from drillyard.emulator.store_region import Epoch, Peer, PeerChange, Region, configuration_of
+from drillyard.emulator.store_region import Epoch, Part, Peer, PeerChange, Region, configuration_of
 from drillyard.emulator.store_replica import (
     Answer,
     Context,
@@ -80,6 +80,17 @@ class TransferLeader:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """Without parts it only asks whether it would be carried out: the new ids come from PD."""
+
+    keys: tuple[bytes, ...]
+    parts: tuple[Part, ...] = ()
+
+    def __str__(self) -> str:
+        return f"split at {', '.join(key.hex().upper() for key in self.keys) or 'some key'}"
+
+
+@dataclass(frozen=True, slots=True)
 class Unsupported:
     """A step that this store knows of and does not carry out."""
 
@@ -96,7 +107,7 @@ class Step:
     region_id: int
     epoch: Epoch
     peer_id: int
-    action: ChangePeers | TransferLeader | Unsupported
+    action: ChangePeers | TransferLeader | Split | Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +125,8 @@ def first_region(region_id: int, peer: Peer) -> Region:
 
 def beginning(region: Region) -> Restored:
     """What the log of a region is restored from when the region is new."""
-    return Restored(configuration_of(region), snapshot_index=FIRST_INDEX, snapshot_term=FIRST_TERM, applied=FIRST_INDEX)
+    state = HardState(FIRST_TERM, 0, FIRST_INDEX)
+    return Restored(configuration_of(region), state, FIRST_INDEX, FIRST_TERM, applied=FIRST_INDEX)
 
 
 class Store:
@@ -300,6 +312,8 @@ class Store:
             return replica.change(step.action.changes)
         if isinstance(step.action, TransferLeader):
             return replica.transfer(step.action.to)
+        if isinstance(step.action, Split):
+            return replica.split(step.action.keys, step.action.parts)
         return f"{step.action.name} is not supported"
 
     def reports_due(self) -> set[int]:
@@ -340,10 +354,18 @@ class Store:
                 continue
             if replica.has_ready:
                 work = replica.ready(state, self._box)
+                for region in work.made:
+                    self._take_up(region)
                 replica.notice_report(self._box)
                 yield self._bury(replica, work) if work.destroyed else self._say(work)
                 if replica.has_ready:
                     self._touched[region_id] = None
+
+    def _take_up(self, region: Region) -> None:
+        """A region that was cut off one here, whose beginning the shell writes with the split."""
+        peer = region.peer_on(self.id)
+        assert peer is not None
+        self.restore(RestoredReplica(region, peer.id, beginning(region)))
 
     def _bury(self, replica: Replica, work: RegionReady) -> StoreReady:
         region_id = replica.region.id

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from drillyard.emulator.raft.types import ChangeKind
 from drillyard.emulator.store_errors import EpochNotMatch, KeyNotInRegion, RegionError
-from drillyard.emulator.store_region import Peer, PeerChange, PeerRole, Region
+from drillyard.emulator.store_region import Part, Peer, PeerChange, PeerRole, Region
 from drillyard.wire import drillpb, metapb
 
 ROLES = {
@@ -150,6 +150,19 @@ def encode_write(command: Write | CompareAndSwap, region: Region) -> bytes:
 def encode_compaction(index: int, region: Region) -> bytes:
     epoch = region.epoch
     return drillpb.Command(version=epoch.version, conf_ver=epoch.conf_ver, compact_to=index).SerializeToString()
+
+
+def encode_split(keys: Iterable[bytes], parts: Iterable[Part], region: Region) -> bytes:
+    record = drillpb.Command(version=region.epoch.version, conf_ver=region.epoch.conf_ver)
+    record.split.keys.extend(keys)
+    for part in parts:
+        record.split.parts.add(region_id=part.region_id, peer_ids=part.peer_ids)
+    return record.SerializeToString()
+
+
+def decode_split(record: drillpb.Command) -> tuple[tuple[bytes, ...], tuple[Part, ...]]:
+    parts = tuple(Part(part.region_id, tuple(part.peer_ids)) for part in record.split.parts)
+    return tuple(record.split.keys), parts
 
 
 def encode_change(changes: Iterable[PeerChange], region: Region) -> bytes:

@@ -88,6 +88,37 @@ class Region:
         return next((peer for peer in self.peers if peer.store_id == store_id), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The ids that a new region gets when one is split; the peers' in the order of the old region's."""
+
+    region_id: int
+    peer_ids: tuple[int, ...]
+
+
+def split_region(region: Region, keys: tuple[bytes, ...], parts: tuple[Part, ...]) -> tuple[Region, ...]:
+    """The region cut at the keys: the new ones from the left, then the old one with the rightmost part."""
+    if not keys or list(keys) != sorted(set(keys)) or len(keys) != len(parts):
+        raise ChangeRefused("the keys are not in order, or not as many as the new regions")
+    if not all(region.has_key(key) and key > region.start for key in keys):
+        raise ChangeRefused("a key to split at is not inside the region")
+    if any(len(part.peer_ids) != len(region.peers) for part in parts):
+        raise ChangeRefused("a new region has not as many peers as the old one")
+    epoch = replace(region.epoch, version=region.epoch.version + len(parts))
+    starts = (region.start, *keys)
+    made = tuple(
+        Region(
+            part.region_id,
+            start,
+            end,
+            epoch,
+            tuple(replace(peer, id=new) for peer, new in zip(region.peers, part.peer_ids, strict=True)),
+        )
+        for part, start, end in zip(parts, starts, keys, strict=False)
+    )
+    return (*made, replace(region, start=keys[-1], epoch=epoch))
+
+
 def configuration_of(region: Region) -> Configuration:
     """Who votes, by the roles. In a joint state the plain voters count on both sides."""
     of_role = {role: frozenset(peer.id for peer in region.peers if peer.role is role) for role in PeerRole}

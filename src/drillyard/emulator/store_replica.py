@@ -38,8 +38,10 @@ from drillyard.emulator.store_commands import (
     Written,
     apply_write,
     decode_change,
+    decode_split,
     encode_change,
     encode_compaction,
+    encode_split,
     encode_write,
     first_foreign_key,
 )
@@ -56,6 +58,7 @@ from drillyard.emulator.store_errors import (
 from drillyard.emulator.store_region import (
     ChangeRefused,
     Epoch,
+    Part,
     Peer,
     PeerChange,
     PeerRole,
@@ -63,6 +66,7 @@ from drillyard.emulator.store_region import (
     change_peers,
     configuration_of,
     raft_change,
+    split_region,
 )
 from drillyard.wire import drillpb
 
@@ -128,7 +132,8 @@ class RegionReady:
     writes to `State` went into. Send `messages` at once; take a view for each of `snapshots` right after the batch is
     written; send `deferred` and report `persisted(number)` once the batch is durable. `install`: the snapshot that
     came with this region is to be moved into place, then `Store.installed` is to be called instead of `persisted`.
-    `destroyed`: the log and the data of the region are to be deleted; the record says so already.
+    `made`: new regions that a split cut off; their beginnings are to be written in the same batch. `destroyed`: the log
+    and the data of the region are to be deleted; the record says so already.
     """
 
     region: Region
@@ -140,6 +145,7 @@ class RegionReady:
     messages: tuple[Envelope, ...] = ()
     deferred: tuple[Envelope, ...] = ()
     snapshots: tuple[Envelope, ...] = ()
+    made: tuple[Region, ...] = ()
     install: bool = False
     destroyed: bool = False
 
@@ -195,6 +201,7 @@ class Replica:
         self._incoming: Region | None = None
         self._compact_to = 0
         self._compaction_asked = 0
+        self._made: list[Region] = []  # by a split
         self._extra: list[Envelope] = []  # what this module itself has to say to other peers
         self._pending: deque[_Pending] = deque()
         self._pending_bytes = 0
@@ -286,6 +293,20 @@ class Replica:
         recent = self._recent()
         halves = [configuration.voters, configuration.outgoing]
         return all(len(half & recent) * 2 > len(half) for half in halves if half)
+
+    def split(self, keys: tuple[bytes, ...], parts: tuple[Part, ...]) -> str:
+        """Proposes to cut the region at the keys. Without parts it only tells whether it would."""
+        if len(self.region.peers) != 1:
+            return "splitting a region that has several peers is not supported"
+        if not keys:
+            return "splitting where the store finds fit is not supported"
+        try:
+            split_region(self.region, keys, parts or tuple(Part(0, (0,)) for _ in keys))
+            if parts:
+                self.raft.propose(encode_split(keys, parts, self.region))
+        except (ChangeRefused, ProposalDropped) as refusal:
+            return str(refusal) or "leadership is on its way to another peer"
+        return ""
 
     def _recent(self) -> set[int]:
         """Peers that were heard within an election timeout and do not wait for a snapshot; this one included."""
@@ -394,6 +415,7 @@ class Replica:
             tuple(envelope for envelope in messages if envelope is not None) + self._take_extra(),
             tuple(sent for message in ready.deferred if (sent := self._envelope(message)) is not None),
             self._snapshots(ready),
+            made=self._take_made(),
             destroyed=self.is_destroyed,
         )
 
@@ -427,6 +449,10 @@ class Replica:
         if to is None:
             return None
         return Envelope(self.region.id, self.region.epoch, self.me, to, message)
+
+    def _take_made(self) -> tuple[Region, ...]:
+        made, self._made = self._made, []
+        return tuple(made)
 
     def _take_extra(self) -> tuple[Envelope, ...]:
         extra, self._extra = self._extra, []
@@ -518,6 +544,8 @@ class Replica:
         record = drillpb.Command.FromString(entry.data)
         if entry.change is not None:
             self._apply_change(entry, record, box)
+        elif record.HasField("split"):
+            self._apply_split(record, box)
         elif record.compact_to:
             self._compact_to = max(self._compact_to, record.compact_to)
         else:
@@ -548,6 +576,18 @@ class Replica:
             self._heard.setdefault(change.peer.id, self._ticks)
         if self.is_leader:
             self._extra += [Envelope(changed.id, changed.epoch, mine, peer, None) for peer in gone]
+
+    def _apply_split(self, record: drillpb.Command, box: Outbox) -> None:
+        if Epoch(record.version, record.conf_ver) != self.region.epoch:
+            box.notes.append(f"region {self.region.id}: a split came too late and has no effect")
+            return
+        try:
+            *made, self.region = split_region(self.region, *decode_split(record))
+        except ChangeRefused as refusal:
+            box.notes.append(f"region {self.region.id}: a split has no effect: {refusal}")
+            return
+        self._made += made
+        self.growth.is_unknown = True
 
     def _answer(self, entry: Entry, outcome: Outcome, box: Outbox) -> None:
         while self._pending and self._pending[0].index <= entry.index:

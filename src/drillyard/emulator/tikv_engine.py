@@ -19,9 +19,9 @@ from typing import cast
 from drillyard.emulator import raft_codec
 from drillyard.emulator.logs import Log
 from drillyard.emulator.peers import Transport
-from drillyard.emulator.raft.types import HardState, ProtocolBroken, Ready, Restored, SnapshotMeta
+from drillyard.emulator.raft.types import ProtocolBroken, Ready, Restored, SnapshotMeta
 from drillyard.emulator.storage import Batch, RaftLog, Storage, StorageFailed, View
-from drillyard.emulator.store import FIRST_INDEX, FIRST_TERM, RestoredReplica, Step, Store, StoreReady
+from drillyard.emulator.store import RestoredReplica, Step, Store, StoreReady, beginning
 from drillyard.emulator.store_commands import CompareAndSwap, Write
 from drillyard.emulator.store_errors import DiskFull, RegionError
 from drillyard.emulator.store_region import Region, configuration_of
@@ -108,6 +108,7 @@ class Engine:
         self.identity = identity
         self.storage = storage
         self.on_reports_due: Callable[[set[int]], None] = lambda due: None
+        self.on_split: Callable[[tuple[Region, ...]], None] = lambda regions: None
         self.on_broken: Callable[[Exception], None] = lambda error: None
         self._log = log
         self._transport = transport
@@ -158,14 +159,20 @@ class Engine:
     async def found(self, region: Region) -> None:
         """Writes the first region down, durably, before PD is told of it."""
         batch = Batch()
-        start = SnapshotMeta(FIRST_INDEX, FIRST_TERM, configuration_of(region))
-        state = HardState(FIRST_TERM, 0, FIRST_INDEX)
-        self._raft_log(region.id).stage(batch, Ready(0, hard_state=state, snapshot=start))
-        self._put_record(batch, region, region.peers[0].id, NORMAL)
-        self._put_applied(batch, region.id, FIRST_INDEX)
+        self._begin(batch, region)
         batch.put(FOUNDED_KEY, pack_region(region).SerializeToString())
         self.storage.write(batch)
         await self.storage.durable()
+
+    def _begin(self, batch: Batch, region: Region) -> None:
+        """The records of a region that begins on this store."""
+        start = beginning(region)
+        meta = SnapshotMeta(start.snapshot_index, start.snapshot_term, start.configuration)
+        self._raft_log(region.id).stage(batch, Ready(0, hard_state=start.hard_state, snapshot=meta))
+        mine = region.peer_on(self.identity.store_id)
+        assert mine is not None
+        self._put_record(batch, region, mine.id, NORMAL)
+        self._put_applied(batch, region.id, start.applied)
 
     def founded(self) -> Region | None:
         """The first region that was written down and of which it is not yet known whether PD took it."""
@@ -332,6 +339,8 @@ class Engine:
             self._begin_install(work)
         elif work.ready is not None:
             self.storage.when_durable(lambda: self._persisted(work))
+        if work.made:
+            self.on_split((*work.made, work.region))
         for note in said.notes:
             self._log.info(note)
         self._answer(said.answers)
@@ -352,6 +361,8 @@ class Engine:
                 self._put_record(batch, work.region, work.peer_id, INSTALLING if work.install else NORMAL)
             if work.applied:
                 self._put_applied(batch, region_id, work.applied)
+            for region in work.made:
+                self._begin(batch, region)
         if len(batch):
             self.storage.write(batch)
 

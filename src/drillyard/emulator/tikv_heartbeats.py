@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 
 from drillyard.emulator.logs import Log
 from drillyard.emulator.raft.types import ChangeKind
-from drillyard.emulator.store import ChangePeers, Step, TransferLeader, Unsupported
+from drillyard.emulator.store import ChangePeers, Split, Step, TransferLeader, Unsupported
 from drillyard.emulator.store_commands import pack_peer, unpack_peer
-from drillyard.emulator.store_region import PeerChange
+from drillyard.emulator.store_region import Part, PeerChange, Region
 from drillyard.emulator.store_replica import RegionReport
 from drillyard.emulator.tikv_engine import Engine
 from drillyard.emulator.tikv_pd import RETRY_S, Endpoint, PdClient, error_of
@@ -62,7 +62,10 @@ class Heartbeats:
         self._reported_at: dict[int, int] = {}
         self._declined: dict[int, tuple[Step, str]] = {}
         self._started_at = int(time.time())
+        self._splitting: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         engine.on_reports_due = self.report_soon
+        engine.on_split = self._report_split
 
     # ---- the store ----
 
@@ -191,6 +194,11 @@ class Heartbeats:
     def _take(self, step: Step) -> None:
         self.on_step(_kind_of(step))
         reason = self._engine.obey(step)
+        if not reason and isinstance(step.action, Split):
+            if step.region_id not in self._splitting:
+                self._splitting.add(step.region_id)
+                self._keep(self._split(step, step.action))
+            return
         if not reason:
             self._declined.pop(step.region_id, None)
             self._log.info("carrying out a step of PD", region_id=step.region_id, step=step.action)
@@ -198,6 +206,39 @@ class Heartbeats:
         if self._declined.get(step.region_id) != (step, reason):
             self._declined[step.region_id] = (step, reason)
             self._log.info("declining a step of PD", region_id=step.region_id, step=step.action, reason=reason)
+
+    async def _split(self, step: Step, split: Split) -> None:
+        """Asks PD for the ids of the new regions, and cuts."""
+        try:
+            request = pdpb.AskBatchSplitRequest(header=pdpb.RequestHeader(), split_count=len(split.keys))
+            request.region.CopyFrom(pack_region(self._engine.store.replicas[step.region_id].region))
+            answer = await self._pd.call(services.PD.AskBatchSplit, request)
+            error = error_of(answer)
+            if error is not None:
+                self._log.warn("PD gives no ids for a split", region_id=step.region_id, err=error.message)
+                return
+            parts = tuple(Part(given.new_region_id, tuple(given.new_peer_ids)) for given in answer.ids)
+            reason = self._engine.obey(replace(step, action=replace(split, parts=parts)))
+            self._log.info("splitting", region_id=step.region_id, step=split, declined=reason or "no")
+        finally:
+            self._splitting.discard(step.region_id)
+
+    def _report_split(self, regions: tuple[Region, ...]) -> None:
+        request = pdpb.ReportBatchSplitRequest(header=pdpb.RequestHeader())
+        request.regions.extend(pack_region(region) for region in regions)
+
+        async def report() -> None:
+            answer = await self._pd.call(services.PD.ReportBatchSplit, request)
+            error = error_of(answer)
+            if error is not None:
+                self._log.warn("PD does not take the report of a split", err=error.message)
+
+        self._keep(report())
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def step_of(answer: pdpb.RegionHeartbeatResponse) -> Step | None:
@@ -215,11 +256,13 @@ def _kind_of(step: Step) -> str:
             return "change peer"
         case TransferLeader():
             return "transfer leader"
+        case Split():
+            return "split region"
         case Unsupported(name):
             return name
 
 
-def _action_of(answer: pdpb.RegionHeartbeatResponse) -> ChangePeers | TransferLeader | Unsupported | None:
+def _action_of(answer: pdpb.RegionHeartbeatResponse) -> ChangePeers | TransferLeader | Split | Unsupported | None:
     if answer.HasField("change_peer_v2"):
         return ChangePeers(tuple(_change_of(change) for change in answer.change_peer_v2.changes))
     if answer.HasField("change_peer"):
@@ -227,7 +270,9 @@ def _action_of(answer: pdpb.RegionHeartbeatResponse) -> ChangePeers | TransferLe
     if answer.HasField("transfer_leader"):
         peer = answer.transfer_leader.peer
         return TransferLeader(unpack_peer(peer if peer.id else _first(answer.transfer_leader)))
-    for field in ("split_region", "merge", "switch_witnesses"):
+    if answer.HasField("split_region"):
+        return Split(tuple(answer.split_region.keys))
+    for field in ("merge", "switch_witnesses"):
         if field in answer.DESCRIPTOR.fields_by_name and answer.HasField(field):
             return Unsupported(field.replace("_", " "))
     return None

@@ -356,21 +356,38 @@ class ChangePeers(_message.Message):
     changes: _containers.RepeatedCompositeFieldContainer[PeerChange]
     def __init__(self, changes: _Optional[_Iterable[_Union[PeerChange, _Mapping[str, _Any]]]] = ...) -> None: ...
 
+class Split(_message.Message):
+    __slots__ = ("keys", "parts")
+    class Part(_message.Message):
+        __slots__ = ("region_id", "peer_ids")
+        REGION_ID_FIELD_NUMBER: _ClassVar[int]
+        PEER_IDS_FIELD_NUMBER: _ClassVar[int]
+        region_id: int
+        peer_ids: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, region_id: _Optional[int] = ..., peer_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    parts: _containers.RepeatedCompositeFieldContainer[Split.Part]
+    def __init__(self, keys: _Optional[_Iterable[bytes]] = ..., parts: _Optional[_Iterable[_Union[Split.Part, _Mapping[str, _Any]]]] = ...) -> None: ...
+
 class Command(_message.Message):
-    __slots__ = ("version", "conf_ver", "mutations", "swap", "change", "compact_to")
+    __slots__ = ("version", "conf_ver", "mutations", "swap", "change", "compact_to", "split")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CONF_VER_FIELD_NUMBER: _ClassVar[int]
     MUTATIONS_FIELD_NUMBER: _ClassVar[int]
     SWAP_FIELD_NUMBER: _ClassVar[int]
     CHANGE_FIELD_NUMBER: _ClassVar[int]
     COMPACT_TO_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
     version: int
     conf_ver: int
     mutations: _containers.RepeatedCompositeFieldContainer[Mutation]
     swap: CompareAndSwap
     change: ChangePeers
     compact_to: int
-    def __init__(self, version: _Optional[int] = ..., conf_ver: _Optional[int] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping[str, _Any]]]] = ..., swap: _Optional[_Union[CompareAndSwap, _Mapping[str, _Any]]] = ..., change: _Optional[_Union[ChangePeers, _Mapping[str, _Any]]] = ..., compact_to: _Optional[int] = ...) -> None: ...
+    split: Split
+    def __init__(self, version: _Optional[int] = ..., conf_ver: _Optional[int] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping[str, _Any]]]] = ..., swap: _Optional[_Union[CompareAndSwap, _Mapping[str, _Any]]] = ..., change: _Optional[_Union[ChangePeers, _Mapping[str, _Any]]] = ..., compact_to: _Optional[int] = ..., split: _Optional[_Union[Split, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class StoreIdentity(_message.Message):
     __slots__ = ("cluster_id", "store_id")
