@@ -482,6 +482,25 @@ def test_a_snapshot_that_its_sender_gives_up_never_looks_whole(stage: str) -> No
     play(scenario)
 
 
+def test_a_snapshot_whose_sender_falls_silent_is_broken_off_where_it_arrives() -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.receiver.gate.set()
+
+        async def stuck() -> AsyncIterator[bytes]:
+            yield b"x" * MIB
+            await asyncio.Event().wait()
+
+        sending = asyncio.create_task(scene.sender.send_snapshot(2, envelope(9), stuck()))
+        await until(lambda: scene.receiver.states == ["begun", "broken off"])
+        await scene.sender.send_snapshot(2, envelope(10), chunks(5))  # nothing is in its way
+        assert scene.receiver.states[-1] == "whole 10"
+        sending.cancel()
+        with suppress(asyncio.CancelledError):
+            await sending
+
+    play(scenario, replace(QUICK, silence_s=0.2))
+
+
 def test_a_source_that_fails_breaks_the_snapshot_off() -> None:
     async def scenario(scene: Scene) -> None:
         scene.receiver.gate.set()

@@ -10,6 +10,7 @@ Rules
   address that once was ours. Both sides log it.
 - A snapshot has a connection of its own, so that heartbeats need not wait behind it; it is read from its source no
   faster than the other side takes it. Its end is proven by the stream's: a stream that breaks off never looks whole.
+  One whose sender falls silent is broken off here, or a sender that is stopped would keep every other one out.
 
 What it does not do: it reads no Raft message, and it tells Raft nothing but that a member cannot be reached.
 """
@@ -52,6 +53,7 @@ class TransportOptions:
     stale_s: float = 1.0  # how long an envelope may wait for a connection
     connect_s: float = 2.0  # for finding an address, and for connecting to it
     keepalive_s: float = 2.0
+    silence_s: float = 10.0  # how long the sender of a snapshot may say nothing
 
 
 class Transport:
@@ -196,7 +198,7 @@ class Transport:
                 raise RpcError(Status.RESOURCE_EXHAUSTED, f"{self._receiving} snapshots are already being received")
             self._receiving += 1
             try:
-                await snapshot(first.envelope, _data_of(stream))
+                await snapshot(first.envelope, _data_of(stream, self._options.silence_s))
             finally:
                 self._receiving -= 1
             await stream.send(drillpb.SnapshotResponse())
@@ -372,6 +374,13 @@ def _unpack(packed: bytes) -> drillpb.Envelope:
         raise RpcError(Status.INVALID_ARGUMENT, f"{len(packed)} bytes that are no envelope") from error
 
 
-async def _data_of(stream: InSnapshot) -> AsyncIterator[bytes]:
-    async for chunk in stream:
+async def _data_of(stream: InSnapshot, silence_s: float) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(silence_s):
+                chunk = await stream.recv()
+        except TimeoutError:
+            raise RpcError(Status.ABORTED, f"nothing more of the snapshot came within {silence_s} s") from None
+        if chunk is None:
+            return
         yield chunk.data
