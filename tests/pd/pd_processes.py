@@ -85,16 +85,7 @@ class PdProcesses:
         self.kill(*self.processes)
 
     def get(self, place: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, str, bytes]:
-        """Status (0: no answer), content type and body."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.client_ports[place]}{path}", headers=headers or {})
-        try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                return answer.status, answer.headers.get("Content-Type", ""), answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.headers.get("Content-Type", ""), error.read()
-        except OSError:
-            return 0, "", b""
+        return fetch(self.client_ports[place], path, headers)
 
     def ask(self, place: int, path: str) -> Any:
         """The JSON of an answer, or None if it is none with status 200."""
@@ -115,3 +106,16 @@ class PdProcesses:
                 return leader
             time.sleep(0.02)
         raise AssertionError(f"no leader within {within_s} s; the logs are in {self.home}")
+
+
+def fetch(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, str, bytes]:
+    """Status (0: no answer), content type and body."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status, answer.headers.get("Content-Type", ""), answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers.get("Content-Type", ""), error.read()
+    except OSError:
+        return 0, "", b""

@@ -115,7 +115,7 @@ class PdService:
     async def bootstrap(self, request: pdpb.BootstrapRequest) -> pdpb.BootstrapResponse:
         lead = self._lead(request)
         if not self._cluster.bootstrapped and (mistake := bootstrap_mistake(request, self._member.cluster_id)):
-            raise RpcError(Status.UNKNOWN, mistake)
+            return pdpb.BootstrapResponse(header=self._header(Refusal(pdpb.UNKNOWN, mistake)))
         record = drillpb.PdBootstrap(store=request.store, region=request.region, now_ns=lead.clock.now_ns())
         outcome = await self._settle(lead.consensus.submit(drillpb.PdCommand(bootstrap=record)))
         return pdpb.BootstrapResponse(header=self._header(outcome.refusal))
@@ -138,7 +138,7 @@ class PdService:
             refusal = Refusal(pdpb.UNKNOWN, f"invalid store ID {request.store_id}, not found")
             return pdpb.GetStoreResponse(header=self._header(refusal))
         report = lead.reports.stores.get(store.id)
-        stats = report.stats if report is not None else None
+        stats = report.stats if report is not None else pdpb.StoreStats()
         return pdpb.GetStoreResponse(header=self._header(), store=self._live(lead, store), stats=stats)
 
     async def get_all_stores(self, request: pdpb.GetAllStoresRequest) -> pdpb.GetAllStoresResponse:
@@ -250,6 +250,7 @@ class PdService:
         response = pdpb.ScanRegionsResponse(header=self._header())
         for meta in self._cluster.regions.scan(request.start_key, request.end_key, request.limit):
             described = self._described(lead, meta)
+            described.leader.SetInParent()  # present even while nobody knows it
             response.region_metas.append(meta)
             response.leaders.append(described.leader)
             response.regions.append(described)

@@ -120,6 +120,8 @@ class PdHttp:
             f"{v1}/config/cluster-version": lambda request: answer_json(self._cluster.cluster_version),
             f"{v1}/config/replication-mode": lambda request: answer_json(pd_config.REPLICATION_MODE),
             f"{v1}/gc/safepoint": self._get_safe_points,
+            f"{v1}/operators/records": self._bootstrapped(self._get_operator_records),
+            f"{v1}/operators/{{id}}": self._get_operator,
         }
 
     def _cluster_routes(self) -> dict[str, ClusterHandler]:
@@ -147,8 +149,6 @@ class PdHttp:
             f"{v1}/region/key/{{key}}": self._get_region_by_key,
             f"{v1}/stats/region": lambda request, lead: answer_json(pd_views.statistics(self._cluster, lead.reports)),
             f"{v1}/operators": self._get_operators,
-            f"{v1}/operators/records": self._get_operator_records,
-            f"{v1}/operators/{{id}}": self._get_operator,
             f"{v1}/schedulers": lambda request, lead: answer_json([]),  # none runs here
         }
 
@@ -191,7 +191,7 @@ class PdHttp:
         while (leader := self._member.leader()) is not None and leader.id == leader_id:
             await self._member.changed.wait()
 
-    def _bootstrapped(self, handler: ClusterHandler) -> Handler:
+    def _bootstrapped(self, handler: ClusterHandler) -> Callable[[HttpRequest], HttpResponse]:
         def answer(request: HttpRequest) -> HttpResponse:
             lead = self._member.lead
             if lead is None or not self._cluster.bootstrapped:
@@ -353,33 +353,6 @@ class PdHttp:
         kept = [store for store in stores if not wanted or views.state_of(store).lower() in wanted]
         return answer_json({"count": len(kept), "stores": [views.one(store) for store in kept]})
 
-    def _get_store(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
-        store_id = _number(request.params["id"])
-        if store_id is None:
-            return answer_json({"code": "input", "msg": _not_a_number(request.params["id"]), "data": {}}, 400)
-        store = self._cluster.stores.get(store_id)
-        if store is None:
-            return answer_json(f"[PD:core:ErrStoreNotFound]store {store_id} not found", 404)
-        return answer_json(self._stores(lead).one(store))
-
-    def _get_store_limits(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
-        return answer_json(pd_config.schedule(self._member.settings, sorted(self._cluster.stores))["store-limit"])
-
-    def _get_labels(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
-        pairs = {(label.key, label.value) for store in self._cluster.stores.values() for label in store.labels}
-        return answer_json([{"key": key, "value": value} for key, value in sorted(pairs)] or None)
-
-    def _get_stores_in_state(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
-        wanted = request.first("state").lower()
-        state = next((each for each in metapb.NodeState.keys() if each.lower() == wanted), "")  # noqa: SIM118
-        views = self._stores(lead)
-        kept = [
-            store
-            for _, store in sorted(self._cluster.stores.items())
-            if views.state_of(store).lower() == wanted or (state and store.node_state == metapb.NodeState.Value(state))
-        ]
-        return answer_json({"count": len(kept), "stores": [views.one(store) for store in kept]})
-
     # ---- regions ----
 
     def _view(self, meta: metapb.Region, reports: Reports) -> Json:
@@ -440,7 +413,8 @@ class PdHttp:
         if meta is None:
             return answer_json(f"[PD:region:ErrRegionNotFound]region {region_id} not found", 404)
         neighbours = [regions.before(meta.start_key), regions.after(meta)]
-        return self._regions(lead, [each for each in neighbours if each is not None])
+        views = [pd_views.NO_REGION if each is None else self._view(each, lead.reports) for each in neighbours]
+        return answer_compact(pd_views.regions(views))
 
     def _get_holes(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         holes: list[list[str]] = []
@@ -454,12 +428,11 @@ class PdHttp:
         return answer_json([*holes, [pd_views.hex_key(reached), ""]])
 
     def _get_check(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
-        check = CHECKS.get(request.params["kind"])
-        if check is None:
+        kind = request.params["kind"]
+        if kind not in CHECKS:
             return error_response("404 page not found", 404)
         replicas = self._member.settings.replicas()
-        metas = [meta for meta in self._cluster.regions if check(meta, lead.reports.regions.get(meta.id), replicas)]
-        return self._regions(lead, metas)
+        return self._regions(lead, pd_views.checked(kind, self._cluster, lead.reports, replicas))
 
     def _get_offline(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         leaving = {store.id for store in self._cluster.stores.values() if store.node_state == metapb.Removing}
@@ -467,12 +440,12 @@ class PdHttp:
         return self._regions(lead, metas)
 
     def _get_sizes(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
-        known = [report.size_mib for report in lead.reports.regions.values()]
-        return answer_json(pd_views.histogram(known, _number(request.first("bound", "1")) or 1))
+        sizes = [MEASURES["size"](meta, lead.reports.regions.get(meta.id)) for meta in self._cluster.regions]
+        return answer_json(pd_views.histogram(sizes, _number(request.first("bound", "1")) or 1))
 
     def _get_keys(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
-        known = [report.request.approximate_keys for report in lead.reports.regions.values()]
-        return answer_json(pd_views.histogram(known, _number(request.first("bound", "1000")) or 1000))
+        keys = [MEASURES["keys"](meta, lead.reports.regions.get(meta.id)) for meta in self._cluster.regions]
+        return answer_json(pd_views.histogram(keys, _number(request.first("bound", "1000")) or 1000))
 
     # ---- operators ----
 
@@ -485,14 +458,16 @@ class PdHttp:
         records = [pd_views.operator_record(each) for each in lead.placement.records]
         return answer_json(records) if records else answer_json(NO_OPERATOR, 500)
 
-    def _get_operator(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+    def _get_operator(self, request: HttpRequest) -> HttpResponse:
         region_id = _number(request.params["id"])
         if region_id is None:
             return _bad_number(request.params["id"])
-        running = lead.placement.running.get(region_id)
-        if running is None:
-            return answer_json(NO_OPERATOR, 500)
-        return answer_json(pd_views.operator(running))
+
+        def answer(request: HttpRequest, lead: Leadership) -> HttpResponse:
+            running = lead.placement.running.get(region_id)
+            return answer_json(NO_OPERATOR, 500) if running is None else answer_json(pd_views.operator(running))
+
+        return self._bootstrapped(answer)(request)
 
 
 def _number(text: str) -> int | None:

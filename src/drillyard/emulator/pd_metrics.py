@@ -9,7 +9,7 @@ from __future__ import annotations
 from drillyard.emulator.metrics import Family, Gauge, Registry
 from drillyard.emulator.pd_leadership import Leadership
 from drillyard.emulator.pd_member import PdMember
-from drillyard.emulator.pd_views import CHECKS, region_score
+from drillyard.emulator.pd_views import CHECKS, checked, region_score
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
 from drillyard.wire import metapb
 
@@ -93,8 +93,8 @@ class PdMetrics:
     def _update_regions(self, lead: Leadership) -> None:
         replicas = self._member.settings.replicas()
         regions = list(lead.consensus.cluster.regions)
-        for name, check in CHECKS.items():
-            number = sum(1 for meta in regions if check(meta, lead.reports.regions.get(meta.id), replicas))
+        for name in CHECKS:
+            number = len(checked(name, lead.consensus.cluster, lead.reports, replicas))
             self._regions.labels(f"{name}-region-count" if name.endswith("-peer") else f"{name}-count").set(number)
         leaving = {store.id for store in lead.consensus.cluster.stores.values() if store.node_state == metapb.Removing}
         offline = sum(1 for meta in regions if any(peer.store_id in leaving for peer in meta.peers))

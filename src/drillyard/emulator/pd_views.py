@@ -20,6 +20,8 @@ from drillyard.wire import drillpb, metapb
 Json = Any
 GIB = float(1 << 30)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+OVERSIZED_MIB = 144
+UNDERSIZED_MIB = 20
 ZERO_TIME = "0001-01-01T00:00:00Z"
 
 
@@ -276,17 +278,24 @@ def regions(views: list[Json]) -> Json:
     return {"count": len(views), "regions": views}
 
 
-# What makes a region one of those that `regions/check/<name>` lists.
-CHECKS: Mapping[str, Callable[[metapb.Region, RegionReport | None, int], bool]] = {
+# What makes a region one of those that `regions/check/<name>` lists. Only regions that were heard of are looked at.
+CHECKS: Mapping[str, Callable[[metapb.Region, RegionReport, int], bool]] = {
     "miss-peer": lambda meta, report, replicas: len(meta.peers) < replicas,
     "extra-peer": lambda meta, report, replicas: len(meta.peers) > replicas,
-    "pending-peer": lambda meta, report, replicas: report is not None and bool(report.request.pending_peers),
-    "down-peer": lambda meta, report, replicas: report is not None and bool(report.request.down_peers),
+    "pending-peer": lambda meta, report, replicas: bool(report.request.pending_peers),
+    "down-peer": lambda meta, report, replicas: bool(report.request.down_peers),
     "learner-peer": lambda meta, report, replicas: any(each.role == metapb.Learner for each in meta.peers),
-    "empty-region": lambda meta, report, replicas: report is not None and report.size_mib <= 1,
-    "oversized-region": lambda meta, report, replicas: report is not None and report.size_mib >= 144,
-    "undersized-region": lambda meta, report, replicas: report is not None and report.size_mib <= 20,
+    "empty-region": lambda meta, report, replicas: report.size_mib <= 1,
+    "oversized-region": lambda meta, report, replicas: report.size_mib >= OVERSIZED_MIB,
+    "undersized-region": lambda meta, report, replicas: report.size_mib <= UNDERSIZED_MIB,
 }
+
+
+def checked(kind: str, cluster: Cluster, reports: Reports, replicas: int) -> list[metapb.Region]:
+    """The regions that one of the checks lists."""
+    check = CHECKS[kind]
+    known = [(meta, reports.regions.get(meta.id)) for meta in cluster.regions]
+    return [meta for meta, report in known if report is not None and check(meta, report, replicas)]
 
 
 def histogram(values: list[int], width: int) -> Json:
