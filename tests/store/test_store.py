@@ -567,3 +567,27 @@ def test_the_log_is_forgotten_when_everybody_has_it() -> None:
     bench.turn()
     assert raft.first_index > first + 100
     assert any(work.compact_to for work in bench.works)
+
+
+def test_a_long_log_does_not_wait_for_the_silent() -> None:
+    bench = of_three()
+    small = replace(SETTINGS, log_gc_count_limit=60)
+    bench.store.replicas[REGION].settings = small
+    lead(bench)
+    raft = bench.store.replicas[REGION].raft
+
+    def write_and_tick(count: int) -> None:
+        for _ in range(count):
+            assert bench.store.write("write", GOOD, Write((Put(b"k", b""),))) is None
+            bench.turn()
+            acknowledge_all(bench)
+        for _ in range(2 * small.raft.election_ticks):
+            bench.store.tick()
+            acknowledge_all(bench)
+
+    write_and_tick(30)
+    first = raft.first_index
+    write_and_tick(10)
+    assert raft.first_index == first, "peer 5 lacks the log, which is short: it waits"
+    write_and_tick(60)
+    assert raft.first_index > first + 30, "peer 5 is silent and the log is long: it waits no more"

@@ -188,6 +188,20 @@ def test_data_of_another_cluster(fragile: Cluster, tmp_path: Path) -> None:
     assert "4712" in said
 
 
+def test_pd_that_turns_into_another_cluster(fragile: Cluster) -> None:
+    member = fragile.members[0].start()
+    wait_until("it serves", lambda: "ready to serve" in member.log_text)
+
+    def replace_cluster() -> None:
+        fragile.pd.mind.cluster_id = 9999
+
+    fragile.pd.do(replace_cluster)
+    code, said = member.ends()
+    assert code == 1
+    assert "cluster" in said
+    assert "9999" in said
+
+
 def test_an_address_that_another_store_has(fragile: Cluster) -> None:
     first, second = fragile.members[:2]
     first.start()

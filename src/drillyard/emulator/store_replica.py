@@ -70,6 +70,8 @@ from drillyard.emulator.store_region import (
 )
 from drillyard.wire import drillpb
 
+MUCH_TOO_LONG = 4.0  # times the limit of the log
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -80,7 +82,7 @@ class Settings:
     max_peer_down_s: int = 600
     log_gc_ticks: int = 3
     log_gc_threshold: int = 50  # entries that every peer has before they are forgotten
-    log_gc_count_limit: int = 16384  # more than this is forgotten even if a peer still lacks it
+    log_gc_count_limit: int = 16384  # a longer log does not wait for peers that are silent
     log_gc_bytes_limit: int = 16 << 20
     max_entry_bytes: int = 8 << 20
     max_pending_bytes: int = 32 << 20  # proposed and not applied; beyond it the store is busy
@@ -353,16 +355,28 @@ class Replica:
         self._fail_all(box, RegionNotFound(self.region.id))
 
     def _forget_log(self) -> None:
-        """Proposes to forget the part of the log that every peer has, or more if the log is too long."""
+        """Proposes to forget the part of the log that every peer has.
+
+        A log that has grown long waits only for peers that are heard, and one that is much too long for none: those
+        who then lack something get a snapshot.
+        """
         raft, settings = self.raft, self.settings
-        length = raft.applied - raft.first_index
-        if raft.log_bytes >= settings.log_gc_bytes_limit or length >= settings.log_gc_count_limit:
-            target = raft.applied
-        else:
-            others = (progress.match for node, progress in raft.progress().items() if node != self.me.id)
-            target = min(min(others, default=raft.applied), raft.applied)
-            if target - raft.first_index < settings.log_gc_threshold:
-                return
+        fullness = max(
+            raft.log_bytes / settings.log_gc_bytes_limit,
+            (raft.applied - raft.first_index) / settings.log_gc_count_limit,
+        )
+        oldest = self._ticks - settings.raft.election_ticks
+        waited_for = [
+            progress.match
+            for peer_id, progress in raft.progress().items()
+            if peer_id != self.me.id
+            and fullness < MUCH_TOO_LONG
+            and (fullness < 1 or self._heard.get(peer_id, oldest - 1) >= oldest)
+        ]
+        target = min(waited_for, default=raft.applied)
+        target = min(target, raft.applied)
+        if fullness < 1 and target - raft.first_index < settings.log_gc_threshold:
+            return
         if target <= max(self._compaction_asked, raft.first_index):
             return
         try:

@@ -277,6 +277,8 @@ class Engine:
         region_id = packed.region_id
         if region_id in self._installing:
             raise RpcError(Status.ABORTED, f"a snapshot of region {region_id} is being installed")
+        if self.storage.is_almost_full():
+            raise RpcError(Status.RESOURCE_EXHAUSTED, "the disk is almost full")
         region = await self._snapshots.receive(region_id, chunks)
         try:
             envelope = unpack_envelope(packed, region)
