@@ -278,12 +278,13 @@ def test_service_safe_points() -> None:
         wanted = drillpb.PdServiceSafePoint(service_id=service, safe_point=safe_point, expires_s=expires_s, now_s=now_s)
         return apply(cluster, service_safe_point=wanted).value
 
-    assert ask("backup", 100, 50, 10) == 100
-    assert ask("gc", 150, 1 << 40, 10) == 100
-    assert ask("late", 70, 50, 10) == 100  # behind the lowest: not taken
-    assert ask("gc", 160, 1 << 40, 51) == 160  # the backup has expired
-    assert ask("gc", 0, 0, 51) == 0  # given up
-    assert not cluster.service_safe_points
+    assert ask("backup", 100, 50, 10) == 0, "the collector has collected nothing yet"
+    assert ask("gc_worker", 150, 1 << 40, 10) == 100
+    assert ask("late", 70, 50, 10) == 100, "behind the lowest: not taken"
+    assert ask("gc_worker", 160, 1 << 40, 51) == 160, "the backup has expired"
+    assert ask("backup", 170, 99, 51) == 160
+    assert ask("backup", 0, 0, 51) == 160, "given up"
+    assert list(cluster.service_safe_points) == ["gc_worker"]
 
 
 def test_the_state_survives_its_record() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from drillyard.wire.rpc import RpcError
 from drillyard.wire.services import PD
 
 V1 = "/pd/api/v1"
+FOREVER = (1 << 63) - 1
 PATHS = [
     "/",
     "/ping",
@@ -159,7 +161,7 @@ async def answer_of(client: PdClient, method: Any, request: Any) -> str:
         said = text_format.MessageToString(answer, print_unknown_fields=False)
     except RpcError as error:
         said = str(error)
-    return said.replace(str(client.cluster_id), "CLUSTER")
+    return re.sub(r"TTL: \d+", "TTL", said.replace(str(client.cluster_id), "CLUSTER"))
 
 
 def store(number: int, **changes: Any) -> metapb.Store:
@@ -178,6 +180,10 @@ def wrong() -> pdpb.RequestHeader:
 
 def bootstrap(**changes: Any) -> pdpb.BootstrapRequest:
     return pdpb.BootstrapRequest(**{"store": store(1), "region": first_region(), **changes})
+
+
+def service_safe_point(service: bytes, lifetime_s: int, safe_point: int) -> pdpb.UpdateServiceGCSafePointRequest:
+    return pdpb.UpdateServiceGCSafePointRequest(service_id=service, TTL=lifetime_s, safe_point=safe_point)
 
 
 def without_peers() -> metapb.Region:
@@ -223,6 +229,15 @@ CALLS: list[tuple[Any, Callable[[], Any]]] = [
     (PD.UpdateGCSafePoint, lambda: pdpb.UpdateGCSafePointRequest(safe_point=50)),
     (PD.UpdateGCSafePoint, lambda: pdpb.UpdateGCSafePointRequest(safe_point=40)),
     (PD.GetGCSafePoint, pdpb.GetGCSafePointRequest),
+    (PD.UpdateServiceGCSafePoint, lambda: service_safe_point(b"br", 1000, 60)),
+    (PD.UpdateServiceGCSafePoint, lambda: service_safe_point(b"gc_worker", 1 << 62, 55)),
+    (PD.UpdateServiceGCSafePoint, lambda: service_safe_point(b"gc_worker", FOREVER, 55)),
+    (PD.UpdateServiceGCSafePoint, lambda: service_safe_point(b"br", 1000, 70)),
+    (PD.UpdateServiceGCSafePoint, lambda: service_safe_point(b"gc_worker", FOREVER, 80)),
+    (PD.UpdateServiceGCSafePoint, lambda: service_safe_point(b"cdc", 1000, 10)),
+    (PD.UpdateServiceGCSafePoint, lambda: service_safe_point(b"br", 0, 0)),
+    (PD.UpdateServiceGCSafePoint, lambda: service_safe_point(b"gc_worker", 0, 0)),
+    (PD.UpdateServiceGCSafePoint, lambda: service_safe_point(b"", 100, 90)),
     (PD.GetClusterInfo, pdpb.GetClusterInfoRequest),
     (PD.AllocID, pdpb.AllocIDRequest),
 ]

@@ -21,6 +21,8 @@ NOT_BOOTSTRAPPED = "cluster is not bootstrapped"
 ALREADY_BOOTSTRAPPED = "cluster is already bootstrapped"
 DISCONNECTED_AFTER_NS = 20 * 10**9
 UNHEALTHY_AFTER_NS = 600 * 10**9
+GC_WORKER = "gc_worker"
+FOREVER_S = (1 << 63) - 1
 Version = tuple[int, int, int]
 
 
@@ -249,7 +251,12 @@ class Cluster:
         return Outcome(self.safe_point)
 
     def _service_safe_point(self, wanted: drillpb.PdServiceSafePoint) -> Outcome:
-        """Keeps what a service still needs; one that would fall behind the lowest is not taken in."""
+        """Keeps what a service still needs; one that would fall behind the lowest is not taken in.
+
+        The collector itself is such a service from the first time on: without it nothing may be collected.
+        """
+        collector = drillpb.PdServiceSafePoint(service_id=GC_WORKER, expires_s=FOREVER_S)
+        self.service_safe_points.setdefault(GC_WORKER, collector)
         for service in [each for each in self.service_safe_points.values() if each.expires_s <= wanted.now_s]:
             del self.service_safe_points[service.service_id]
         if wanted.expires_s <= wanted.now_s:

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from drillyard.emulator.cluster import NOT_BOOTSTRAPPED, Cluster, Refusal, bootstrap_mistake
+from drillyard.emulator.cluster import FOREVER_S, GC_WORKER, NOT_BOOTSTRAPPED, Cluster, Refusal, bootstrap_mistake
 from drillyard.emulator.pd_consensus import Undetermined
 from drillyard.emulator.pd_leadership import Leadership, Outlet
 from drillyard.emulator.pd_member import PdMember, to_pdpb
@@ -322,10 +322,17 @@ class PdService:
         lead = self._lead(request)
         if (refusal := self._not_bootstrapped()) is not None:
             return pdpb.UpdateServiceGCSafePointResponse(header=self._header(refusal))
+        if not request.service_id:
+            raise RpcError(Status.UNKNOWN, "service id of service safepoint cannot be empty")
+        if request.service_id == GC_WORKER.encode() and request.TTL != FOREVER_S:
+            mistake = "TTL of gc_worker's service safe point must be infinity"
+            raise RpcError(
+                Status.UNKNOWN, mistake if request.TTL > 0 else "cannot remove service safe point of gc_worker"
+            )
         now_s = lead.clock.now_ns() // 10**9
         wanted = drillpb.PdServiceSafePoint(
             service_id=request.service_id.decode("utf-8", "backslashreplace"),
-            expires_s=min(now_s + request.TTL, (1 << 63) - 1) if request.TTL > 0 else 0,
+            expires_s=min(now_s + request.TTL, FOREVER_S) if request.TTL > 0 else 0,
             safe_point=request.safe_point,
             now_s=now_s,
         )

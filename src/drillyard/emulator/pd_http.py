@@ -311,7 +311,10 @@ class PdHttp:
             {"service_id": each.service_id, "expired_at": each.expires_s, "safe_point": each.safe_point}
             for _, each in sorted(self._cluster.service_safe_points.items())
         ]
-        return answer_json({"service_gc_safe_points": services, "gc_safe_point": self._cluster.safe_point})
+        view: Json = {"service_gc_safe_points": services}
+        if lowest := self._cluster.lowest_service_safe_point():
+            view["min_service_gc_safe_point"] = lowest
+        return answer_json(view | {"gc_safe_point": self._cluster.safe_point})
 
     # ---- stores ----
 
