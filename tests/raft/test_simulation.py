@@ -9,7 +9,16 @@ import os
 
 import pytest
 from histories import run
-from planted import CHANGES, DEPOSED, DUELS, SLOW_CHANGES, SLOW_DISKS, SMALL_STEPS, STRAGGLING_SNAPSHOTS
+from planted import (
+    CHANGES,
+    DEPOSED,
+    DUELS,
+    REPLACEMENTS,
+    SLOW_DISKS,
+    SLOW_REPLACEMENTS,
+    SMALL_STEPS,
+    STRAGGLING_SNAPSHOTS,
+)
 
 from drillyard.emulator.simulated import Dice
 from drillyard.emulator.simulation import Scale, simulate
@@ -23,7 +32,8 @@ SCALES = {
     "small steps": SMALL_STEPS,
     "deposed leaders": DEPOSED,
     "changes": CHANGES,
-    "slow changes": SLOW_CHANGES,
+    "replacements": REPLACEMENTS,
+    "slow replacements": SLOW_REPLACEMENTS,
     "straggling snapshots": STRAGGLING_SNAPSHOTS,
 }
 

@@ -54,7 +54,7 @@ class Weather:
     delay_ms: int = 1
     straggling: int = 0  # messages that take ten times as long
     mishap_every_ms: int = 100
-    ambushes: tuple[str, ...] = ("crash", "stop", "isolate", "halve")  # what befalls a leader
+    ambushes: tuple[str, ...] = ("crash", "stop", "isolate", "halve", "separate")  # what befalls a leader
     ambush: int = 0  # how often a mishap strikes just when a leader is elected or changes the membership
     speed: Speed = field(default_factory=Speed)
 
@@ -392,8 +392,12 @@ class Simulation:
         elif kind == "stop":
             leader.sleeps_until_us = self.now_us + self.dice.between(2, 40) * TICK_US
         else:
-            others = [number for number in self._nodes if number != leader.number and self.dice.happens(500)]
-            self._cut_around({leader.number, *(others if kind == "halve" else ())}, at_most_ticks=15)
+            sides = {
+                "isolate": (),
+                "halve": [number for number in self._nodes if self.dice.happens(500)],
+                "separate": leader.raft.configuration.voters,
+            }
+            self._cut_around({leader.number, *sides[kind]}, at_most_ticks=30)
 
     def _crash_one(self) -> None:
         self._crash(self._nodes[self.dice.pick(sorted(self._nodes))])
@@ -453,6 +457,18 @@ class Simulation:
         numbers = sorted(self._nodes)
         changes = tuple(Change(self.dice.pick(kinds), numbers.pop(self.dice.below(len(numbers)))) for _ in range(count))
         self._propose_change(leader, ConfigurationChange(changes), b"reject" if self.dice.happens(100) else b"")
+
+    def _replace_voters(self) -> None:
+        """All voters but the leader, by all that have no vote: the two halves of the joint state share one node."""
+        leader = self._some_leader()
+        if leader is not None:
+            configuration = leader.raft.configuration
+            changes = tuple(
+                Change(ChangeKind.REMOVE if number in configuration.voters else ChangeKind.ADD_VOTER, number)
+                for number in sorted(self._nodes)
+                if number != leader.number and not is_joint(configuration)
+            )
+            self._propose_change(leader, ConfigurationChange(changes), b"")
 
     def _propose_change(self, leader: Node, change: ConfigurationChange, data: bytes) -> None:
         try:

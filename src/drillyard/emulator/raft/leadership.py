@@ -253,10 +253,9 @@ class Leadership:
             progress.probe_sent = False
             if progress.match < self._log.last_index or progress.sent_commit < self._log.commit:
                 self._send_append(progress)
-        elif progress.state is ProgressState.REPLICATE:
-            if progress.has_unanswered() and not progress.answered:
-                progress.answered = True  # once for each heartbeat
-                self._send_append(progress)  # alive but silent about appends: its answer tells whether any was lost
+        elif progress.state is ProgressState.REPLICATE and progress.has_unanswered() and not progress.answered:
+            progress.answered = True  # once for each heartbeat
+            self._send_append(progress)  # alive but silent about appends: its answer tells whether any was lost
 
     # ---- reads -------------------------------------------------------------------------------------------------
 
