@@ -11,11 +11,10 @@ import pytest
 
 from drillyard.emulator import tikv_service
 from drillyard.emulator.metrics import Registry
-from drillyard.emulator.tikv_service import MAX_IN_FLIGHT, Service
+from drillyard.emulator.tikv_service import MAX_IN_FLIGHT, SEND_BYTES, Service
 from drillyard.wire import kvrpcpb, tikvpb
 from drillyard.wire.rpc import RpcError, Status
 
-SEND_BYTES = 16 << 20
 Send = Callable[[tikvpb.BatchCommandsResponse], Any]
 
 

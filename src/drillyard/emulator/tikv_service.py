@@ -1,8 +1,8 @@
 """The gRPC service of a store: which method is served by what, and BatchCommands, which carries many of them.
 
 Rules: requests of one BatchCommands stream are served at the same time and answered as they finish, with what else has
-finished by then; a slow one holds nobody up. At most `MAX_IN_FLIGHT` of a stream are served at once; the stream is not
-read further meanwhile. The arm of the answer is the arm of the question.
+finished by then; a slow one holds nobody up. At most `MAX_IN_FLIGHT` of a stream are served or wait for the client to
+read their answers; the stream is not read further meanwhile. The arm of the answer is the arm of the question.
 
 Transactions are not emulated. Each of their methods answers at once, in the field that its clients treat as final
 (`abort` of a KeyError, or the error text), so that a client fails with the reason instead of trying for ever.
@@ -11,6 +11,7 @@ Transactions are not emulated. Each of their methods answers at once, in the fie
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -25,8 +26,10 @@ from drillyard.wire.rpc import Handlers, RpcError, ServerStream, Status
 from drillyard.wire.services import HEALTH, TIKV
 
 MAX_IN_FLIGHT = 1024
+SEND_BYTES = 16 << 20  # after which answers of a batch wait for the next message
 NO_TRANSACTIONS = "this is an emulated TiKV: it serves RawKV only, not {}"
 
+Answer = tuple[tikvpb.BatchCommandsResponse.Response, int]
 Handler = Callable[[Any], Awaitable[Any]]
 BatchStream = ServerStream[tikvpb.BatchCommandsRequest, tikvpb.BatchCommandsResponse]
 
@@ -131,10 +134,7 @@ class Service:
         stream.greet()
         batch = _Batch(stream, self._arms)
         try:
-            async for message in stream:
-                for request, request_id in zip(message.requests, message.request_ids, strict=False):
-                    await batch.begin(request, request_id)
-            await batch.finish()
+            await batch.run()
         finally:
             batch.cancel()
 
@@ -145,41 +145,54 @@ class _Batch:
     def __init__(self, stream: BatchStream, arms: Mapping[str, Handler]) -> None:
         self._stream = stream
         self._arms = arms
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
-        self._answers = tikvpb.BatchCommandsResponse()
+        self._tasks: set[asyncio.Task[bool]] = set()
+        self._room = asyncio.Semaphore(MAX_IN_FLIGHT)  # of requests that are served or whose answers are not sent yet
+        self._answers: deque[Answer] = deque()
         self._has_answers = asyncio.Event()
         self._is_ending = False
         self._loop = asyncio.get_running_loop()
+        self._broken: asyncio.Future[None] = self._loop.create_future()  # by a request that no answer fits
         self._sender = self._loop.create_task(self._send_answers())
+        self._reader = self._loop.create_task(self._read())
 
-    async def begin(self, request: tikvpb.BatchCommandsRequest.Request, request_id: int) -> None:
-        if self._sender.done():
-            await self._sender  # raises why nothing can be sent any more
-        await self._room.acquire()
-        task = self._loop.create_task(self._serve(request, request_id))
-        self._tasks.add(task)
-        task.add_done_callback(self._served)
+    async def run(self) -> None:
+        """Returns when everything that was asked has been answered; raises what makes that impossible."""
+        parts: set[asyncio.Future[None]] = {self._reader, self._sender, self._broken}
+        while not self._sender.done():
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
+            parts.discard(self._reader)
 
-    def _served(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._room.release()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._loop.call_exception_handler({"message": "a request in a batch broke its handler", "exception": error})
+    def cancel(self) -> None:
+        for task in (*self._tasks, self._reader, self._sender):
+            task.cancel()
+        self._broken.cancel()
 
-    async def finish(self) -> None:
-        """Returns when everything that was begun has been answered."""
+    async def _read(self) -> None:
+        async for message in self._stream:
+            for request, request_id in zip(message.requests, message.request_ids, strict=False):
+                await self._room.acquire()
+                task = self._loop.create_task(self._serve(request, request_id))
+                self._tasks.add(task)
+                task.add_done_callback(self._served)
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._is_ending = True
         self._has_answers.set()
-        await self._sender
 
-    def cancel(self) -> None:
-        for task in (*self._tasks, self._sender):
-            task.cancel()
+    def _served(self, task: asyncio.Task[bool]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None and not task.result():
+            self._room.release()  # no answer will do it
+        elif error is not None and not self._broken.done():
+            self._broken.set_exception(error)
 
-    async def _serve(self, request: tikvpb.BatchCommandsRequest.Request, request_id: int) -> None:
+    async def _serve(self, request: tikvpb.BatchCommandsRequest.Request, request_id: int) -> bool:
+        """Whether there is an answer."""
         arm = request.WhichOneof("cmd")
         response = tikvpb.BatchCommandsResponse.Response()
         if arm == "empty":
@@ -190,18 +203,30 @@ class _Batch:
         elif arm is not None:
             _refuse_arm(response, arm)
         else:
-            return  # an arm that is newer than this store: nothing could be answered in it
-        self._answers.responses.append(response)
-        self._answers.request_ids.append(request_id)
+            return False  # an arm that is newer than this store: nothing could be answered in it
+        self._answers.append((response, request_id))
         self._has_answers.set()
+        return True
 
     async def _send_answers(self) -> None:
-        while not self._is_ending:
+        while self._answers or not self._is_ending:
             await self._has_answers.wait()
             self._has_answers.clear()
-            answers, self._answers = self._answers, tikvpb.BatchCommandsResponse()
-            if len(answers.request_ids):
+            while self._answers:
+                answers = self._take()
                 await self._stream.send(answers)
+                for _ in answers.request_ids:
+                    self._room.release()
+
+    def _take(self) -> tikvpb.BatchCommandsResponse:
+        """As many of the answers as go well into one message, but at least one."""
+        answers, size = tikvpb.BatchCommandsResponse(), 0
+        while self._answers and size < SEND_BYTES:
+            response, request_id = self._answers.popleft()
+            answers.responses.append(response)
+            answers.request_ids.append(request_id)
+            size += response.ByteSize()
+        return answers
 
 
 def _refuse_arm(response: tikvpb.BatchCommandsResponse.Response, arm: str) -> None:
