@@ -12,6 +12,7 @@ Not here: when to ask, and what the answers mean.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -58,6 +59,7 @@ class Prober:
         self._statuses = {member.name: HttpClient(member.status_address) for member in started.of_role(Role.TIKV)}
         self._raw = RawClient([member.address for member in pds], timeout_s=4 * timeout_s)
         self._key = PROBE_PREFIX + nonce
+        self._versions: dict[str, tuple[str, str]] = {}
         self._writes = 0
         self._is_key_left = False
 
@@ -117,11 +119,22 @@ class Prober:
 
     async def _members_of(self, client: PdClient) -> Answer:
         view = await client.members(timeout_s=self._timeout_s)
+        if view.leader.name and any(member.name not in self._versions for member in view.members):
+            with contextlib.suppress(CallFailed):  # a version is worth knowing, and proves nothing
+                self._versions = await self._versions_by(client)
         listed = tuple(
-            PdMemberSeen(member.name, tuple(member.client_urls), member.binary_version, member.git_hash)
+            PdMemberSeen(member.name, tuple(member.client_urls), *self._versions.get(member.name, ("", "")))
             for member in view.members
         )
         return PdMembersSeen(view.header.cluster_id, view.leader.name, listed)
+
+    async def _versions_by(self, client: PdClient) -> dict[str, tuple[str, str]]:
+        """Version and git hash of each PD member: a real PD tells them over HTTP only."""
+        body = await client.http_members(timeout_s=self._timeout_s)
+        return {
+            str(_field(member, "name")): (str(member.get("binary_version", "")), str(member.get("git_hash", "")))
+            for member in _list(_field(body, "members"))
+        }
 
     async def _own_health_of(self, client: PdClient) -> Answer:
         answer = await client.own_health(timeout_s=self._timeout_s)

@@ -44,6 +44,7 @@ class World:
     timestamps: list[tuple[int, int]] = field(default_factory=lambda: [(500, n) for n in range(1, 1000)])
     store_state: dict[str, str] = field(default_factory=lambda: dict.fromkeys(TIKVS, "Up"))
     heartbeat_age_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIKVS, 0.0))
+    pd_hash: str = "drillyard-stub"
     regions: int = 1
     max_replicas: int = 3
     checks: dict[str, int] = field(default_factory=dict)
@@ -123,6 +124,9 @@ class StubCluster:
         leaf = path.removeprefix("/pd/api/v1/")
         if leaf == "health":
             return [{"name": name, "health": healthy} for name, healthy in world.health.items()]
+        if leaf == "members":
+            members = [{"name": pd, "binary_version": "v8.1.0", "git_hash": world.pd_hash} for pd in PDS]
+            return {"header": {"cluster_id": CLUSTER}, "members": members}
         if leaf == "stores":
             stores = [self._store(at, name) for at, name in enumerate(TIKVS) if name in world.store_state]
             return {"count": len(stores), "stores": stores}
@@ -152,8 +156,6 @@ class StubCluster:
                     name=pd,
                     member_id=at + 1,
                     client_urls=[f"http://{self.addresses[pd]}"],
-                    binary_version="v8.1.0",
-                    git_hash="drillyard-stub",
                 )
                 for at, pd in enumerate(PDS)
             ]

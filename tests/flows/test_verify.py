@@ -48,6 +48,18 @@ def test_a_healthy_cluster_is_proven_with_its_kinds_and_versions(tmp_path: Path)
     assert report.pd_leader == "pd0"
 
 
+def test_a_real_pd_is_told_from_an_emulated_one(tmp_path: Path) -> None:
+    report = look(tmp_path, lambda world: setattr(world, "pd_hash", "7179657d129b"))
+    assert report.proven == "real PD 8.1.0, emulated TiKV 8.1.0"
+    assert {row.name: row.kind for row in report.members}["pd1"] == "real"
+
+
+def test_a_version_that_nobody_tells_closes_no_gate(tmp_path: Path) -> None:
+    report = look(tmp_path, body("members", 500, b"redirect failed"))
+    assert report.is_ready
+    assert report.proven == "emulated PD, emulated TiKV 8.1.0", "the kind is then what was started"
+
+
 def test_the_data_path_leaves_no_key_behind(tmp_path: Path) -> None:
     async def run() -> World:
         async with StubCluster(tmp_path) as stub:

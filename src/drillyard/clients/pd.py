@@ -48,6 +48,10 @@ class PdClient:
         """PD's opinion of every member; a 200 alone proves only that some leader exists."""
         return await self._http.get_json(f"{API}/health", timeout_s=timeout_s)
 
+    async def http_members(self, *, timeout_s: float) -> Any:
+        """The leader's list of members, with the version of each."""
+        return await self._http.get_json(f"{API}/members", timeout_s=timeout_s)
+
     async def stores(self, *, timeout_s: float) -> Any:
         return await self._http.get_json(f"{API}/stores", timeout_s=timeout_s)
 

@@ -210,8 +210,7 @@ def show_standings(standings: Iterable[Standing]) -> None:
 
 
 def _runs(row: MemberRow) -> str:
-    title = "PD" if row.role == "pd" else "TiKV"
-    return f"{row.kind} {title} {row.version}".strip()
+    return f"{row.kind} {row.title} {row.version}".strip()
 
 
 def _waits_for(gate: GateRow) -> str:

@@ -101,6 +101,10 @@ class MemberRow:
     version: str = ""
 
     @property
+    def title(self) -> str:
+        return "PD" if self.role == Role.PD.value else "TiKV"
+
+    @property
     def exit_text(self) -> str:
         if self.exit_asked is None:
             return ""
@@ -203,17 +207,18 @@ class ProofReport:
 def report_of(picture: Picture, timeline: Iterable[Entry], opened: dict[Gate, float], ending: Ending) -> Report:
     """The records for one picture. `opened` says how many seconds after the start each gate opened."""
     deployment, observation = picture.deployment, picture.observation
+    members = member_rows(deployment, observation)
     return Report(
         deployment=deployment.name,
         runtime=deployment.runtime,
         ending=ending,
         is_ready=picture.readiness.is_ready,
         gates=gate_rows(picture.readiness, opened),
-        members=member_rows(deployment, observation),
+        members=members,
         pd_endpoints=deployment.pd_endpoints,
         pd_leader=leader_of(observation),
         cluster_id=cluster_id_of(observation),
-        proven=proven_words(observation) if picture.readiness.is_ready else "",
+        proven=proven_words(members) if picture.readiness.is_ready else "",
         elapsed_s=picture.elapsed_s,
         timeline=tuple(sorted(timeline, key=lambda entry: entry.at)),
     )
@@ -286,14 +291,10 @@ def versions_of(observation: Observation) -> dict[str, tuple[str, str]]:
     return found
 
 
-def proven_words(observation: Observation) -> str:
+def proven_words(rows: Iterable[MemberRow]) -> str:
     """What runs, in one line: "emulated PD 8.1.0, emulated TiKV 8.1.0"."""
-    versions = versions_of(observation)
-    words: list[str] = []
-    for role, title in ((Role.PD, "PD"), (Role.TIKV, "TiKV")):
-        told = {versions.get(member.name, ("", "")) for member in observation.started.of_role(role)}
-        words.extend(f"{kind} {title} {version}".strip() for kind, version in sorted(told))
-    return ", ".join(words)
+    told = dict.fromkeys((row.role != Role.PD.value, f"{row.kind} {row.title} {row.version}".strip()) for row in rows)
+    return ", ".join(words for _, words in sorted(told))
 
 
 def answer_words(answer: Answer | None) -> str:
