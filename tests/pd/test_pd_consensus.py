@@ -18,7 +18,7 @@ import pytest
 from fake_stores import until
 
 from drillyard.emulator.logs import Log
-from drillyard.emulator.pd_consensus import SNAPSHOT_EVERY, Consensus, Seat, Undetermined
+from drillyard.emulator.pd_consensus import MAX_COMMAND_BYTES, SNAPSHOT_EVERY, Consensus, Seat, Undetermined
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft.types import NotLeader, Options, ProposalDropped
 from drillyard.emulator.storage import Storage, StorageOptions
@@ -219,6 +219,19 @@ def test_only_the_leader_takes_commands_and_confirms(tmp_path: Path) -> None:
             await follower.submit(safe_point(1))
         with pytest.raises(NotLeader):
             await follower.confirm()
+
+    run(work, tmp_path)
+
+
+def test_a_command_that_could_not_be_carried_to_the_others_is_not_taken(tmp_path: Path) -> None:
+    """In the log it would never be agreed on, nor anything after it."""
+
+    async def work(group: Group) -> None:
+        leader = await group.leader()
+        large = drillpb.PdCommand(setting=drillpb.PdSetting(key="k", value="v" * MAX_COMMAND_BYTES))
+        with pytest.raises(ProposalDropped, match="too large"):
+            await leader.submit(large)
+        assert (await leader.submit(safe_point(7))).value == 7
 
     run(work, tmp_path)
 

@@ -45,6 +45,7 @@ SNAPSHOT_KEY = b"pd/snapshot"
 SNAPSHOT_EVERY = 1000  # applied entries
 LOG_KEPT = 200  # entries kept behind a snapshot, for members that lag a little
 CHUNK_BYTES = 1 << 19
+MAX_COMMAND_BYTES = 3 << 19  # as etcd: what the way to the others does not take would hold up all that comes after it
 BOOT_CAMPAIGN_EVERY_S = 0.03
 RESIGN_S = 1.0
 
@@ -125,8 +126,11 @@ class Consensus:
     def submit(self, command: drillpb.PdCommand) -> asyncio.Future[Outcome]:
         """Brings a command into the log; the future has its outcome, NotLeader, ProposalDropped or Undetermined."""
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        data = command.SerializeToString()
         try:
-            term, index = self._raft.propose(command.SerializeToString())
+            if len(data) > MAX_COMMAND_BYTES:
+                raise ProposalDropped(f"request is too large: {len(data)} bytes, at most {MAX_COMMAND_BYTES} are taken")
+            term, index = self._raft.propose(data)
         except ProposalDropped as error:
             answer.set_exception(error)
             answer.exception()  # seen, even if nobody waits
