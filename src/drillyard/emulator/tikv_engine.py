@@ -120,6 +120,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._installing: dict[int, asyncio.Task[None]] = {}
         self._sending = 0
+        self._refused: dict[int, str] = {}  # why a peer took no snapshot the last time
         self._loop = asyncio.get_running_loop()
         self._snapshots = Snapshots(storage)
         self.store: Store
@@ -401,10 +402,13 @@ class Engine:
         try:
             await self._transport.send_snapshot(peer.store_id, packed, parts_of(envelope.region, view))
             ok = True
+            self._refused.pop(peer.id, None)
             self._log.info("snapshot sent", region_id=region_id, to_peer_id=peer.id)
         except RpcError as error:
             ok = False
-            self._log.warn("failed to send snapshot", region_id=region_id, to_peer_id=peer.id, err=error)
+            if self._refused.get(peer.id) != str(error):  # Raft tries again soon: one line for each reason
+                self._refused[peer.id] = str(error)
+                self._log.warn("failed to send snapshot", region_id=region_id, to_peer_id=peer.id, err=error)
         finally:
             self._sending -= 1
             view.close()
