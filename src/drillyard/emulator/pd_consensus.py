@@ -231,6 +231,7 @@ class Consensus:
         self._pump_wanted = False
         while not self._closed and self._raft.has_ready():
             self._carry_out(self._raft.ready())
+        self._incoming_state.clear()  # of snapshots that were not wanted any more
         seen = (self._raft.role, self._raft.leader, self._raft.term)
         if seen != self._seen:
             if not self.leads or seen[2] != self._seen[2]:
@@ -390,8 +391,7 @@ class Consensus:
                 self.introduced[command.publish.id] = command.publish
 
     def _install(self, meta: SnapshotMeta, batch: Batch) -> None:
-        state = drillpb.PdState.FromString(self._incoming_state.pop((meta.index, meta.term)))
-        self._incoming_state.clear()
+        state = drillpb.PdState.FromString(self._incoming_state[meta.index, meta.term])
         self.cluster = Cluster.from_message(state)
         self._keep(meta, state, batch)
         self._log.info("installed a snapshot of another member", index=meta.index, term=meta.term)
