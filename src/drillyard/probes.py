@@ -122,18 +122,19 @@ class Prober:
         if view.leader.name and any(member.name not in self._versions for member in view.members):
             with contextlib.suppress(CallFailed):  # a version is worth knowing, and proves nothing
                 self._versions = await self._versions_by(client)
-        listed = tuple(
-            PdMemberSeen(member.name, tuple(member.client_urls), *self._versions.get(member.name, ("", "")))
-            for member in view.members
-        )
-        return PdMembersSeen(view.header.cluster_id, view.leader.name, listed)
+        listed = []
+        for member in view.members:
+            version, git_hash = self._versions.get(member.name, (member.binary_version, member.git_hash))
+            listed.append(PdMemberSeen(member.name, tuple(member.client_urls), version, git_hash))
+        return PdMembersSeen(view.header.cluster_id, view.leader.name, tuple(listed))
 
     async def _versions_by(self, client: PdClient) -> dict[str, tuple[str, str]]:
-        """Version and git hash of each PD member: a real PD tells them over HTTP only."""
+        """Version and git hash of each PD member that has published them: a real PD tells them over HTTP only."""
         body = await client.http_members(timeout_s=self._timeout_s)
         return {
-            str(_field(member, "name")): (str(member.get("binary_version", "")), str(member.get("git_hash", "")))
+            str(_field(member, "name")): (str(member["binary_version"]), str(member.get("git_hash", "")))
             for member in _list(_field(body, "members"))
+            if member.get("binary_version")
         }
 
     async def _own_health_of(self, client: PdClient) -> Answer:

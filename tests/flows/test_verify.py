@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from stub_cluster import CLUSTER, PDS, Heard, StubCluster, World
 
-from drillyard.flows.report import Ending, Picture, Report
+from drillyard.flows.report import Ending, MemberRow, Picture, Report, proven_words
 from drillyard.flows.up import verify
 from drillyard.judge.readiness import Gate, Status
 from drillyard.runtimes.abilities import Exit
@@ -431,3 +431,20 @@ def test_evidence_that_cannot_be_saved_is_told_and_nothing_is_removed(
     assert report.trouble.evidence == "evidence could not be saved: No space left on device"
     assert report.trouble.gate == "replicated", "what it is about is told all the same"
     assert not report.may_be_removed
+
+
+@pytest.mark.parametrize(
+    ("versions", "words"),
+    [
+        ([("pd", "emulated", "8.1.0"), ("pd", "emulated", "")], "emulated PD 8.1.0"),
+        ([("pd", "emulated", ""), ("pd", "emulated", "")], "emulated PD"),
+        ([("tikv", "emulated", "8.1.0"), ("pd", "real", "6.6.0")], "real PD 6.6.0, emulated TiKV 8.1.0"),
+        ([("pd", "real", "8.1.0"), ("pd", "real", "6.6.0")], "real PD 6.6.0, real PD 8.1.0"),
+    ],
+)
+def test_what_runs_in_one_line(versions: list[tuple[str, str, str]], words: str) -> None:
+    rows = [
+        MemberRow(f"m{at}", role, kind, "running", 1, None, "", None, {}, Path(), version)
+        for at, (role, kind, version) in enumerate(versions)
+    ]
+    assert proven_words(rows) == words

@@ -292,9 +292,15 @@ def versions_of(observation: Observation) -> dict[str, tuple[str, str]]:
 
 
 def proven_words(rows: Iterable[MemberRow]) -> str:
-    """What runs, in one line: "emulated PD 8.1.0, emulated TiKV 8.1.0"."""
-    told = dict.fromkeys((row.role != Role.PD.value, f"{row.kind} {row.title} {row.version}".strip()) for row in rows)
-    return ", ".join(words for _, words in sorted(told))
+    """What runs, in one line: "emulated PD 8.1.0, emulated TiKV 8.1.0".
+
+    A PD publishes its version some time after it serves; until then its siblings of the same kind speak for it.
+    """
+    versions: dict[tuple[str, str], set[str]] = {}
+    for row in sorted(rows, key=lambda row: (row.role, row.kind)):
+        versions.setdefault((row.kind, row.title), set()).add(row.version)
+    told = {kind_title: sorted(found - {""}) or [""] for kind_title, found in versions.items()}
+    return ", ".join(f"{kind} {title} {one}".strip() for (kind, title), found in told.items() for one in found)
 
 
 def answer_words(answer: Answer | None) -> str:
