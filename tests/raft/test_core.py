@@ -95,10 +95,13 @@ def test_a_single_voter_answers_reads_without_asking_anybody() -> None:
     raft = make(Restored(Configuration(frozenset({1}))))
     raft.campaign()
     raft.persisted(raft.ready().number)
-    raft.read_index(b"r")
-    assert not [read for ready in carry_out(raft)[:1] for read in ready.reads], "no entry of the own term is committed"
-    raft.read_index(b"s")
-    assert [read.context for ready in carry_out(raft) for read in ready.reads] in ([b"s"], [b"r", b"s"])
+    raft.read_index(b"early")
+    mark = raft.ready()
+    assert mark.reads == (), "no entry of the own term is committed yet"
+    raft.persisted(mark.number)
+    assert [read.context for read in raft.ready().reads] == [b"early"]
+    raft.read_index(b"late")
+    assert [(read.context, read.index) for read in raft.ready().reads] == [(b"late", 1)]
 
 
 # ---- the disk ----------------------------------------------------------------------------------------------------
@@ -140,6 +143,18 @@ def test_a_disk_that_lost_something_stops_the_node() -> None:
     raft = make(node=2)
     with pytest.raises(ProtocolBroken, match="data was lost"):
         raft.step(Message(MessageKind.HEARTBEAT, 1, 2, 1, commit=9))
+
+
+def test_answers_of_older_terms_do_not_count() -> None:
+    raft = make(Restored(THREE, HardState(4, 0, 0)))
+    lead(raft)
+    raft.propose(b"x")
+    raft.read_index(b"r")
+    context = next(one.context for one in sent(carry_out(raft)) if one.kind is MessageKind.HEARTBEAT)
+    raft.step(Message(MessageKind.APPEND_REPLY, 2, 1, 4, 2))
+    raft.step(Message(MessageKind.HEARTBEAT_REPLY, 2, 1, 4, context=context))
+    assert raft.commit == 1
+    assert not [read for ready in carry_out(raft) for read in ready.reads]
 
 
 def test_two_leaders_in_one_term_stop_the_node() -> None:

@@ -10,6 +10,8 @@ The first phase hands back a history of what clients saw. Whether it is lineariz
 
 Rules: no clock and no chance but the ones here, so a seed says everything; events at the same time happen in the order
 in which they were planned. Each seed draws its own weather: some are nearly calm, for calm hides other bugs than storm.
+A `Scale` can order one kind of trouble instead. Mishaps strike at random, and, as *ambushes*, just when a leader was
+elected or changes the membership: most of what can go wrong in Raft goes wrong there.
 
 Clients send an operation once and never again. A refusal before the proposal was taken, and an entry that was replaced
 by another, are certain failures; silence is not knowing.
@@ -131,7 +133,6 @@ class Simulation:
         self.witness = Witness()
         self.now_us = 0
         self.history: list[Call] = []
-        self.log: list[str] = []
         self._trace = blake2b(digest_size=16)
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._planned = 0
