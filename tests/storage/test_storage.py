@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drillyard.emulator import storage as storage_module
 from drillyard.emulator.storage import Batch, Cause, Storage, StorageFailed, StorageOptions
 
 SMALL = StorageOptions(memtable_bytes=1 << 20, reserve_bytes=1 << 20, low_water_bytes=1 << 20)
@@ -106,6 +107,22 @@ def test_a_view_shows_one_moment(tmp_path: Path) -> None:
         assert view.scan(b"a", None, 5, reverse=True) == [(b"b", b"old"), (b"a", b"old")]
         view.close()
         assert storage.get(b"b") == b"new"
+
+
+def test_a_walk_over_large_values_reads_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever walks on the loop can only pause between two reads."""
+    read, slices = storage_module._read, []
+
+    def recorded(*arguments: Any) -> list[tuple[bytes, bytes]]:
+        slices.append(read(*arguments))
+        return slices[-1]
+
+    monkeypatch.setattr(storage_module, "_read", recorded)
+    keys = [b"%03d" % number for number in range(100)]
+    with opened(tmp_path) as storage:
+        put(storage, *keys, value=b"v" * 100_000)
+        assert [key for key, _ in storage.view().walk(b"", None)] == keys
+    assert max(sum(len(value) for _, value in found) for found in slices) <= (256 << 10) + 100_000
 
 
 def test_a_view_is_read_on_another_thread_while_the_loop_writes(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ Pair = tuple[bytes, bytes]
 
 _DATABASE = "db"
 _MIB = 1 << 20
-_WALK_PAIRS = 64  # read at a time
+_WALK_PAIRS = 64  # read at a time, and no more after so many bytes
+_WALK_BYTES = 256 << 10
 _SPACE_AGE_S = 0.05  # how old an answer about free space may be
 
 
@@ -137,14 +138,17 @@ class View:
         self, start: bytes, end: bytes | None, limit: int, *, reverse: bool = False, keys_only: bool = False
     ) -> list[Pair]:
         """Up to `limit` pairs with start <= key < end (None: no end), from the end backwards if `reverse`."""
+        return self._read(_Range(start, end, limit, reverse), keys_only=keys_only)
+
+    def _read(self, wanted: _Range, *, keys_only: bool = False) -> list[Pair]:
         try:
-            return _read(self._cursor, _Range(start, end, limit, reverse), keys_only)
+            return _read(self._cursor, wanted, keys_only)
         except Exception as error:  # rocksdict raises bare Exception
             self._failed(error)
 
     def walk(self, start: bytes, end: bytes | None) -> Iterator[Pair]:
         """All pairs with start <= key < end, read as they are asked for: the caller decides where a slice ends."""
-        while pairs := self.scan(start, end, _WALK_PAIRS):
+        while pairs := self._read(_Range(start, end, _WALK_PAIRS, max_bytes=_WALK_BYTES)):
             yield from pairs
             start = pairs[-1][0] + b"\0"
 
@@ -157,7 +161,8 @@ class _Range:
     start: bytes
     end: bytes | None
     limit: int
-    reverse: bool
+    reverse: bool = False
+    max_bytes: int = 1 << 62  # of values; the pair that reaches it is the last
 
 
 def _read(cursor: Any, wanted: _Range, keys_only: bool) -> list[Pair]:
@@ -174,11 +179,14 @@ def _read(cursor: Any, wanted: _Range, keys_only: bool) -> list[Pair]:
         if cursor.valid() and cursor.key() == end:
             cursor.prev()
     step = cursor.prev if wanted.reverse else cursor.next
-    while len(found) < limit and cursor.valid():
+    room = wanted.max_bytes
+    while len(found) < limit and room > 0 and cursor.valid():
         key = cursor.key()
         if key < start or (end is not None and key >= end):
             break
-        found.append((key, b"" if keys_only else cursor.value()))
+        value = b"" if keys_only else cursor.value()
+        found.append((key, value))
+        room -= len(value)
         step()
     cursor.status()
     return found
