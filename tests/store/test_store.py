@@ -237,6 +237,19 @@ def test_after_proposing_the_loss_of_leadership_is_a_stale_command_and_a_read_ma
     assert bench.state == {}
 
 
+def test_a_read_is_answered_even_if_a_snapshot_comes_with_the_loss_of_leadership() -> None:
+    bench = of_three()
+    lead(bench)
+    acknowledge_all(bench)
+    assert bench.store.read("read", GOOD) is None
+    bench.turn()
+    meta = SnapshotMeta(50, 20, configuration_of(bench.region))
+    message = Message(MessageKind.SNAPSHOT, 5, 3, 20, snapshot=meta)
+    bench.step(replace(from_peer(5, message), region=bench.region))
+    assert bench.works[-1].install
+    assert bench.outcomes == [("read", NotLeader(REGION, Peer(5, 3)))]
+
+
 def test_a_deposed_leader_reads_nothing_before_others_confirm_it() -> None:
     bench = of_three()
     lead(bench)

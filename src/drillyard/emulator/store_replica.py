@@ -407,6 +407,7 @@ class Replica:
         if ready is None:
             return RegionReady(self.region, self.me.id, None, has_record, messages=self._take_extra())
         if ready.snapshot is not None:
+            self._settle_reads(ready, box)
             return self._begin_install(ready)
         before = self.region
         applied = self._apply(ready.committed, state, box)
