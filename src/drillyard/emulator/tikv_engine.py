@@ -50,6 +50,7 @@ Ticket = Callable[[Outcome], None]
 
 MEASURE_S = 5.0
 MEASURE_SLICE = 1000
+MEASURE_SLICE_BYTES = 256 << 10
 APPEND_FLOOR_BYTES = 16 << 20  # with less free space a follower takes no more entries, so as not to break its storage
 
 
@@ -240,12 +241,13 @@ class Engine:
 
     async def _measure(self, region: Region) -> None:
         view = self.storage.view()
-        size = keys = 0
+        size = keys = pause_at = 0
         try:
             for place, value in view.walk(*data_range(region.start, region.end)):
                 size += len(place) - 1 + len(value)
                 keys += 1
-                if keys % MEASURE_SLICE == 0:
+                if keys % MEASURE_SLICE == 0 or size >= pause_at:
+                    pause_at = size + MEASURE_SLICE_BYTES
                     await asyncio.sleep(0)
         finally:
             view.close()
