@@ -88,7 +88,8 @@ def test_a_replicated_region_is_not_split(pd: RealPd, stores: list[TikvProcess])
     pd.control("operator", "add", "split-region", str(region["id"]), "--policy=approximate")
     wait_until("the split is declined", lambda: "several peers is not supported" in log_of(stores))
     pd.control("operator", "remove", str(region["id"]))
-    assert pd.region() == region
+    after = pd.region()
+    assert [after[part] for part in ("id", "epoch", "end_key")] == [region[part] for part in ("id", "epoch", "end_key")]
     write_and_read(pd, b"in one piece")
 
 
