@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 from shell import Shell
@@ -86,8 +85,8 @@ def test_what_cannot_be_made_ready_is_raised_with_its_report(home: Path, topolog
     broken = tmp_path / "tikv-server"
     broken.write_text("#!/bin/sh\nexit 7\n")
     broken.chmod(0o755)
-    options: dict[str, Any] = {"home": home, "topology": topology, "tikv_binary": str(broken)}
-    with pytest.raises(NotReady, match="exit code 7") as raised, drillyard.cluster_sync(**options):
+    refused = drillyard.cluster_sync(home=home, topology=topology, tikv_binary=str(broken))
+    with pytest.raises(NotReady, match="exit code 7") as raised, refused:
         pass
     trouble = raised.value.report.trouble
     assert trouble is not None

@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from drillyard.flows import inspect, operate, up
 from drillyard.flows.evidence import EvidenceLost
@@ -102,6 +102,26 @@ class Wanted:
         if tikv == 0:
             raise TopologyError([Problem("tikv", "0 TIKV members", "give a number from 1 to 50")])
         return Topology.of(pd, tikv, _profile(self.profile))
+
+
+class WantedOptions(TypedDict, total=False):
+    """The fields of `Wanted` as options of `cluster`."""
+
+    pd: int | None
+    tikv: int | None
+    profile: str | None
+    topology: Topology | str | os.PathLike[str] | None
+    pd_binary: str | None
+    tikv_binary: str | None
+    timeout_s: float
+
+
+class ClusterOptions(WantedOptions, total=False):
+    """The options of `cluster_sync`: those of `cluster`."""
+
+    keep: bool
+    home: str | os.PathLike[str] | None
+    listener: Listener | None
 
 
 class Yard:
@@ -192,7 +212,7 @@ async def cluster(
     keep: bool = False,
     home: str | os.PathLike[str] | None = None,
     listener: Listener | None = None,
-    **wanted: Any,
+    **wanted: Unpack[WantedOptions],
 ) -> AsyncIterator[Cluster]:
     """A cluster for the block: `pd`, `tikv`, `profile`, `topology`, `pd_binary`, `tikv_binary`, `timeout_s` as in
     `Wanted`. Raises `NotReady`, or a refusal with its mend."""
@@ -281,7 +301,7 @@ class SyncCluster:
 
 
 @contextmanager
-def cluster_sync(name: str | None = None, **options: Any) -> Iterator[SyncCluster]:
+def cluster_sync(name: str | None = None, **options: Unpack[ClusterOptions]) -> Iterator[SyncCluster]:
     """`cluster` for code without an event loop; takes the same options."""
     with _LoopThread() as loop:
         context = cluster(name, **options)
