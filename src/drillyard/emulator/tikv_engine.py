@@ -285,6 +285,8 @@ class Engine:
         region = await self._snapshots.receive(region_id, chunks)
         try:
             envelope = unpack_envelope(packed, region)
+            if not _brings(envelope, region):
+                raise raft_codec.MalformedRecord("the message does not bring the snapshot that came with it")
         except raft_codec.MalformedRecord as error:
             self._snapshots.drop(region_id)
             raise RpcError(Status.INVALID_ARGUMENT, str(error)) from error
@@ -465,6 +467,12 @@ class Engine:
     @staticmethod
     def _put_applied(batch: Batch, region_id: int, index: int) -> None:
         batch.put(applied_key(region_id), drillpb.AppliedRecord(index=index).SerializeToString())
+
+
+def _brings(envelope: Envelope, region: Region) -> bool:
+    """Whether the message says where the snapshot of the region stands, and agrees with it on who votes."""
+    snapshot = envelope.message.snapshot if envelope.message is not None else None
+    return snapshot is not None and snapshot.configuration == configuration_of(region)
 
 
 def _after(prefix: bytes) -> bytes:

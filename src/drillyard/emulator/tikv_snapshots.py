@@ -103,6 +103,7 @@ class Snapshots:
             if region is None:
                 region = _region_in(chunk, region_id)
                 continue
+            _part_in(chunk)  # what cannot be read must not be found out when it is to be moved into place
             batch = Batch()
             batch.put(arriving_key(region_id, number), chunk)
             self._storage.write(batch)
@@ -113,10 +114,17 @@ class Snapshots:
         return region
 
 
+def _part_in(chunk: bytes) -> drillpb.SnapshotPart:
+    try:
+        return drillpb.SnapshotPart.FromString(chunk)
+    except DecodeError as error:
+        raise RpcError(Status.INVALID_ARGUMENT, f"a part of the snapshot cannot be read: {error}") from error
+
+
 def _region_in(chunk: bytes, region_id: int) -> Region:
     try:
-        region = unpack_region(drillpb.SnapshotPart.FromString(chunk).region)
-    except (DecodeError, ValueError) as error:
+        region = unpack_region(_part_in(chunk).region)
+    except ValueError as error:
         raise RpcError(Status.INVALID_ARGUMENT, f"the first part of the snapshot cannot be read: {error}") from error
     if region.id != region_id or not region.is_initialized:
         raise RpcError(Status.INVALID_ARGUMENT, f"the snapshot is of region {region.id}, not {region_id}")

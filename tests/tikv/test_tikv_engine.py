@@ -1,0 +1,116 @@
+"""A store's shell against snapshots that are not what they say: refused, without harm to what is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drillyard.emulator import raft_codec
+from drillyard.emulator.logs import Log
+from drillyard.emulator.raft.types import Message, MessageKind, SnapshotMeta
+from drillyard.emulator.storage import Storage, StorageOptions
+from drillyard.emulator.store_region import Epoch, Peer, Region, configuration_of
+from drillyard.emulator.store_replica import Envelope, Settings
+from drillyard.emulator.tikv_engine import Engine, Identity
+from drillyard.emulator.tikv_records import pack_envelope, pack_region
+from drillyard.emulator.tikv_snapshots import _framed
+from drillyard.wire import drillpb
+from drillyard.wire.rpc import RpcError, Status
+
+REGION = Region(7, b"", b"", Epoch(1, 2), (Peer(3, 1), Peer(4, 2)))
+META = SnapshotMeta(9, 6, configuration_of(REGION))
+SNAPSHOT = Message(MessageKind.SNAPSHOT, 3, 4, 6, snapshot=META)
+PAIRS = _framed(drillpb.SnapshotPart(pairs=[drillpb.Pair(key=b"k", value=b"v")]))
+
+
+class Nowhere:
+    """In place of a transport: nobody is there."""
+
+    def send(self, target: int, envelope: drillpb.Envelope) -> None:
+        pass
+
+
+def play(scenario: Callable[[Engine], Awaitable[None]], home: Path) -> None:
+    async def run() -> None:
+        storage = Storage.open(home, "tikv", StorageOptions(reserve_bytes=0, low_water_bytes=0))
+        transport: Any = Nowhere()
+        engine = Engine(Identity(1, 2), storage, transport, Settings(), Log(2, "fatal"))
+        broken: list[Exception] = []
+        engine.on_broken = broken.append
+        await engine.load(lambda n: 0)
+        try:
+            await scenario(engine)
+            assert broken == []
+        finally:
+            engine.stop()
+            storage.close()
+
+    asyncio.run(run())
+
+
+def packed(message: Message) -> drillpb.Envelope:
+    return pack_envelope(Envelope(REGION.id, REGION.epoch, Peer(3, 1), Peer(4, 2), message), 1)
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    yield _framed(drillpb.SnapshotPart(region=pack_region(REGION)))
+    for part in parts:
+        yield part
+
+
+async def installed(engine: Engine) -> None:
+    async with asyncio.timeout(10):
+        while engine.storage.get(b"zk") != b"v" or engine.snapshot_counts() != (0, 0, 0):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+def test_a_snapshot_is_moved_into_place(tmp_path: Path) -> None:
+    async def scenario(engine: Engine) -> None:
+        await engine.receive_snapshot(packed(SNAPSHOT), chunks(PAIRS))
+        await installed(engine)
+
+    play(scenario, tmp_path)
+
+
+ODD = {
+    "no position": packed(Message(MessageKind.SNAPSHOT, 3, 4, 6)),
+    "no message": pack_envelope(Envelope(REGION.id, REGION.epoch, Peer(3, 1), Peer(4, 2), None), 1),
+    "other voters": packed(
+        Message(
+            MessageKind.SNAPSHOT,
+            3,
+            4,
+            6,
+            snapshot=SnapshotMeta(9, 6, raft_codec.unpack_configuration(drillpb.Configuration(voters=[3, 99]))),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("envelope", ODD.values(), ids=ODD)
+def test_a_message_that_brings_no_such_snapshot_is_refused(tmp_path: Path, envelope: drillpb.Envelope) -> None:
+    async def scenario(engine: Engine) -> None:
+        with pytest.raises(RpcError) as raised:
+            await engine.receive_snapshot(envelope, chunks(PAIRS))
+        assert raised.value.status is Status.INVALID_ARGUMENT
+        await engine.receive_snapshot(packed(SNAPSHOT), chunks(PAIRS))
+        await installed(engine)
+
+    play(scenario, tmp_path)
+
+
+def test_a_part_that_cannot_be_read_is_refused_before_anything_is_replaced(tmp_path: Path) -> None:
+    """On disk under a promise to install it, it would stop the store at every start."""
+
+    async def scenario(engine: Engine) -> None:
+        with pytest.raises(RpcError) as raised:
+            await engine.receive_snapshot(packed(SNAPSHOT), chunks(PAIRS, b"\0\0\0\3\xff\xff\xff"))
+        assert raised.value.status is Status.INVALID_ARGUMENT
+        await engine.receive_snapshot(packed(SNAPSHOT), chunks(PAIRS))
+        await installed(engine)
+
+    play(scenario, tmp_path)
