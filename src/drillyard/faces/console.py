@@ -184,7 +184,8 @@ def show_trouble(trouble: Trouble) -> None:
 def show_down(report: DownReport) -> None:
     if report.evidence:
         say(f"evidence of an unasked end: {report.evidence}")
-    what = f"{len(report.stopped)} members stopped"
+    count = len(report.stopped)
+    what = "1 member stopped" if count == 1 else f"{count} members stopped"
     if report.killed:
         what += f" ({', '.join(report.killed)} by force)"
     if report.is_clean:
