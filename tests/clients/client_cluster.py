@@ -53,6 +53,10 @@ class ClientCluster:
         leader = self.region_leader()
         return next(name for name in self._members("tikv") if name != leader)
 
+    def pds(self) -> dict[str, str]:
+        """The client address of every PD that runs."""
+        return self._members("pd")
+
     def pd_leader(self) -> str:
         return eventually(self._pd_leader, "PD members name a leader that runs")
 
@@ -90,11 +94,11 @@ class ClientCluster:
 
     def _pd_leader(self) -> str | None:
         name = (self._ask("leader") or {}).get("name")
-        return name if name in self._members("pd") else None
+        return name if name in self.pds() else None
 
     def _ask(self, path: str) -> Any | None:
         """The first answer of any PD that runs; None while none has one."""
-        for address in self._members("pd").values():
+        for address in self.pds().values():
             try:
                 with urllib.request.urlopen(f"http://{address}/pd/api/v1/{path}", timeout=2) as answer:
                     return json.load(answer)

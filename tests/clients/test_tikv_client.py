@@ -37,6 +37,57 @@ def test_every_raw_operation(cluster: ClientCluster) -> None:
     asyncio.run(scenario())
 
 
+def test_transactions_are_refused_in_words(cluster: ClientCluster) -> None:
+    async def scenario() -> None:
+        client = await tikv_client.TransactionClient.connect(cluster.pd_endpoints)
+        transaction = await client.begin(False)
+        with pytest.raises(Exception, match="emulated TiKV: it serves RawKV only, not KvGet"):
+            await transaction.get(b"txn")
+        await transaction.put(b"txn", b"value")
+        with pytest.raises(Exception, match="emulated TiKV: it serves RawKV only, not KvPrewrite"):
+            await transaction.commit()
+        with pytest.raises(Exception, match="emulated TiKV"):
+            await transaction.rollback()
+
+    asyncio.run(scenario())
+
+
+def test_timestamps_never_go_back(cluster: ClientCluster) -> None:
+    """Killed, not paused: this client waits without end for a paused member when it connects."""
+
+    async def scenario() -> None:
+        granted: list[int] = []
+        await grant(cluster, granted, 50)
+        victim = await asyncio.to_thread(cluster.pd_leader)
+        await asyncio.to_thread(cluster.cluster.kill, victim)
+        try:
+            await grant(cluster, granted, 50)
+        finally:
+            await asyncio.to_thread(cluster.start, victim)
+        await grant(cluster, granted, 50)
+        await asyncio.to_thread(cluster.heal)
+        assert granted == sorted(set(granted)), "each timestamp is later than the one before"
+
+    asyncio.run(scenario())
+
+
+async def grant(cluster: ClientCluster, granted: list[int], more: int) -> None:
+    """That many timestamps; a client whose stream has ended does not always open another, so a new one is taken."""
+    deadline = time.monotonic() + SERVED_S
+    goal = len(granted) + more
+    errors: list[str] = []
+    while len(granted) < goal:
+        assert time.monotonic() < deadline, f"no timestamps within {SERVED_S:g} s: {errors[-3:]}"
+        try:
+            async with asyncio.timeout(CALL_S):
+                client = await tikv_client.TransactionClient.connect(cluster.pd_endpoints)
+                while len(granted) < goal:
+                    granted.append(await client.current_timestamp())
+        except Exception as error:  # the extension raises plain Exceptions
+            errors.append(f"{type(error).__name__}: {error}"[:200])
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_served_again_and_nothing_acknowledged_is_lost(cluster: ClientCluster, fault: Fault) -> None:
     async def scenario() -> None:
