@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -43,7 +44,7 @@ from drillyard.emulator.store_errors import (
     StoreNotMatch,
 )
 from drillyard.emulator.store_region import Epoch, Part, Peer, PeerChange, PeerRole, Region, configuration_of
-from drillyard.emulator.store_replica import Context, Envelope, Outcome, Readable, RegionReady, Settings
+from drillyard.emulator.store_replica import FORGET_AT_ONCE, Context, Envelope, Outcome, Readable, RegionReady, Settings
 from drillyard.wire import drillpb
 
 REGION = 7
@@ -580,6 +581,21 @@ def test_the_log_is_forgotten_when_everybody_has_it() -> None:
     bench.turn()
     assert raft.first_index > first + 100
     assert any(work.compact_to for work in bench.works)
+
+
+def test_a_long_log_is_forgotten_in_portions_one_after_the_other() -> None:
+    bench = alone()
+    writes = 3 * FORGET_AT_ONCE
+    for _ in range(writes):
+        bench.write(Write((Put(b"k", b""),)))
+    raft = bench.store.replicas[REGION].raft
+    before = raft.first_index
+    for _ in range(SETTINGS.log_gc_ticks):
+        bench.store.tick()
+    bench.turn()
+    assert raft.first_index >= before + writes - SETTINGS.log_gc_threshold
+    marks = [before - 1, *(work.compact_to for work in bench.works if work.compact_to)]
+    assert max(after - one for one, after in pairwise(marks)) <= FORGET_AT_ONCE + 1
 
 
 def test_a_long_log_does_not_wait_for_the_silent() -> None:

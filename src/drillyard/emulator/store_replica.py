@@ -71,6 +71,7 @@ from drillyard.emulator.store_region import (
 from drillyard.wire import drillpb
 
 MUCH_TOO_LONG = 4.0  # times the limit of the log
+FORGET_AT_ONCE = 2000  # entries; the rest follows when they are gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +375,7 @@ class Replica:
             and (fullness < 1 or self._heard.get(peer_id, oldest - 1) >= oldest)
         ]
         target = min(waited_for, default=raft.applied)
-        target = min(target, raft.applied)
+        target = min(target, raft.applied, raft.first_index + max(FORGET_AT_ONCE, settings.log_gc_threshold))
         if fullness < 1 and target - raft.first_index < settings.log_gc_threshold:
             return
         if target <= max(self._compaction_asked, raft.first_index):
@@ -415,7 +416,10 @@ class Replica:
             self.raft.applied_to(applied)
         compact_to, self._compact_to = self._compact_to, 0
         if compact_to and not self.is_destroyed:
+            is_more_likely = compact_to - self.raft.first_index >= FORGET_AT_ONCE
             self.raft.compact(compact_to)
+            if is_more_likely and self.is_leader:
+                self._forget_log()
         self._settle_reads(ready, box)
         if self.is_destroyed:
             self._fail_all(box, RegionNotFound(self.region.id))
