@@ -20,9 +20,10 @@ from drillyard.emulator.store_commands import pack_peer, unpack_peer
 from drillyard.emulator.store_region import Part, PeerChange, Region
 from drillyard.emulator.store_replica import RegionReport
 from drillyard.emulator.tikv_engine import Engine
-from drillyard.emulator.tikv_pd import RETRY_S, Endpoint, PdClient, error_of
+from drillyard.emulator.tikv_pd import CALL_TIMEOUT_S, RETRY_S, Endpoint, PdClient, Request, Response, error_of
 from drillyard.emulator.tikv_records import pack_region, unpack_epoch
 from drillyard.wire import metapb, pdpb, services
+from drillyard.wire.method import Method
 from drillyard.wire.rpc import ClientStream, RpcError
 
 RegionStream = ClientStream[pdpb.RegionHeartbeatRequest, pdpb.RegionHeartbeatResponse]
@@ -209,13 +210,13 @@ class Heartbeats:
 
     async def _split(self, step: Step, split: Split) -> None:
         """Asks PD for the ids of the new regions, and cuts."""
+        replica = self._engine.store.replicas.get(step.region_id)
         try:
-            request = pdpb.AskBatchSplitRequest(header=pdpb.RequestHeader(), split_count=len(split.keys))
-            request.region.CopyFrom(pack_region(self._engine.store.replicas[step.region_id].region))
-            answer = await self._pd.call(services.PD.AskBatchSplit, request)
-            error = error_of(answer)
-            if error is not None:
-                self._log.warn("PD gives no ids for a split", region_id=step.region_id, err=error.message)
+            if replica is None:
+                return
+            request = pdpb.AskBatchSplitRequest(split_count=len(split.keys), region=pack_region(replica.region))
+            answer = await self._ask_once(services.PD.AskBatchSplit, request)
+            if answer is None:
                 return
             parts = tuple(Part(given.new_region_id, tuple(given.new_peer_ids)) for given in answer.ids)
             reason = self._engine.obey(replace(step, action=replace(split, parts=parts)))
@@ -224,16 +225,29 @@ class Heartbeats:
             self._splitting.discard(step.region_id)
 
     def _report_split(self, regions: tuple[Region, ...]) -> None:
-        request = pdpb.ReportBatchSplitRequest(header=pdpb.RequestHeader())
-        request.regions.extend(pack_region(region) for region in regions)
+        request = pdpb.ReportBatchSplitRequest(regions=[pack_region(region) for region in regions])
 
         async def report() -> None:
-            answer = await self._pd.call(services.PD.ReportBatchSplit, request)
-            error = error_of(answer)
-            if error is not None:
-                self._log.warn("PD does not take the report of a split", err=error.message)
+            await self._ask_once(services.PD.ReportBatchSplit, request)
 
         self._keep(report())
+
+    async def _ask_once(self, method: Method[Request, Response], request: Request) -> Response | None:
+        """PD's answer, or None: what a split needs of PD comes up again, or in another way, if it fails."""
+        leader = self._pd.leader
+        if leader is None:
+            return None
+        request.header.cluster_id = self._pd.cluster_id  # type: ignore[attr-defined]
+        try:
+            answer = await self._pd.channel(leader).unary(method, request, timeout_s=CALL_TIMEOUT_S)
+            error = error_of(answer)
+            reason = error.message if error is not None else ""
+        except RpcError as failure:
+            reason = str(failure)
+        if reason:
+            self._log.warn("request to PD failed", method=method.name, pd=leader, err=reason)
+            return None
+        return answer
 
     def _keep(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -369,7 +369,10 @@ class TikvServer:
 
     async def _resolve(self, pd: PdClient, store_id: int) -> str | None:
         request = pdpb.GetStoreRequest(header=pdpb.RequestHeader(), store_id=store_id)
-        answer = await pd.call(services.PD.GetStore, request)
+        try:
+            answer = await pd.call(services.PD.GetStore, request)
+        except PdRefused:  # the heartbeats meet it too, and stop the member by name
+            return None
         if error_of(answer) is not None or answer.store.state == metapb.StoreState.Tombstone:
             return None
         return answer.store.peer_address or answer.store.address or None
