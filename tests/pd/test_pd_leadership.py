@@ -200,3 +200,22 @@ def test_a_store_is_written_down_now_and_then() -> None:
         assert lead.stores_up() == {}
 
     with_lead(work, Clock(lambda: now_ns))
+
+
+def test_a_patrol_that_breaks_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        alarm = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: alarm.set_result(context["exception"]))
+        broken = KeyError("gone")
+
+        def break_down(region_id: int, source: str) -> None:
+            raise broken
+
+        monkeypatch.setattr(lead, "_place", break_down)
+        lead._unfinished.add(1)
+        agreement.cluster.regions.put(metapb.Region(id=1))
+        lead._patrol_soon.set()
+        async with asyncio.timeout(10):
+            assert await alarm is broken
+
+    with_lead(work)

@@ -96,6 +96,7 @@ class Leadership:
         self._beats: dict[int, int] = {}  # store -> the time of its heartbeat on its way into the log
         self._patrol_soon = asyncio.Event()
         self._patrol_task = asyncio.get_running_loop().create_task(self._patrol())
+        self._patrol_task.add_done_callback(_raise_alarm)
 
     def end(self) -> None:
         self.ended.set()
@@ -292,6 +293,12 @@ class Leadership:
     def _stamped(self, response: pdpb.RegionHeartbeatResponse) -> pdpb.RegionHeartbeatResponse:
         response.header.cluster_id = self.consensus.cluster.cluster_id
         return response
+
+
+def _raise_alarm(task: asyncio.Task[None]) -> None:
+    """A leader whose patrol broke would look sound, and leave regions as they are for ever."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler({"message": "the patrol of regions broke", "exception": error})
 
 
 async def begin(consensus: Consensus, clock: Clock, candidate: Candidate) -> Start:
