@@ -153,6 +153,26 @@ def test_the_largest_keys_and_values(cluster: Cluster) -> None:
     assert not call(place.address, TIKV.RawDelete, delete).HasField("region_error")
 
 
+def test_an_answer_that_no_message_holds_is_refused(cluster: Cluster) -> None:
+    place = cluster.place()
+    context = place.context()
+    keys = [b"large%d" % number for number in range(7)]
+    for key in keys:
+        put = kvrpcpb.RawPutRequest(context=context, key=key, value=b"v" * ((8 << 20) - 9000))
+        assert not call(place.address, TIKV.RawPut, put).HasField("region_error")
+    scan = kvrpcpb.RawScanRequest(context=context, start_key=b"large", limit=10)
+    assert "ask for less" in call(place.address, TIKV.RawScan, scan).kvs[0].error.abort
+    several = kvrpcpb.RawBatchGetRequest(context=context, keys=keys)
+    assert "ask for less" in call(place.address, TIKV.RawBatchGet, several).pairs[0].error.abort
+    ranges = [kvrpcpb.KeyRange(start_key=b"large0", end_key=b"large4"), kvrpcpb.KeyRange(start_key=b"large4")]
+    apart = kvrpcpb.RawBatchScanRequest(context=context, ranges=ranges, each_limit=5)
+    assert "ask for less" in call(place.address, TIKV.RawBatchScan, apart).kvs[0].error.abort
+    keys_only = kvrpcpb.RawScanRequest(context=context, start_key=b"large", limit=7, key_only=True)
+    assert [pair.key for pair in call(place.address, TIKV.RawScan, keys_only).kvs] == keys
+    remove = kvrpcpb.RawBatchDeleteRequest(context=context, keys=keys)
+    assert not call(place.address, TIKV.RawBatchDelete, remove).HasField("region_error")
+
+
 def test_bytes_that_are_no_message(cluster: Cluster) -> None:
     place = cluster.place()
     with grpc.insecure_channel(place.address) as channel:

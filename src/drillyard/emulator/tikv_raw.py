@@ -39,6 +39,7 @@ MAX_KEY_BYTES = 8 << 10
 FIRST_SLICE_PAIRS = 16
 SLICE_PAIRS = 256
 SLICE_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 48 << 20  # of keys and values: a message, overhead included, holds 64 MiB
 
 Value = TypeVar("Value")
 Pairs = list[tuple[bytes, bytes]]
@@ -94,11 +95,14 @@ class RawKv:
         try:
             check_request(request.context, request.cf)
             async with _Viewing(self, request.context) as (region, view):
+                size = 0
                 for number, key in enumerate(request.keys):
                     if not region.has_key(key):
                         raise Rejected(pack_error(KeyNotInRegion(key, region)))
                     value = view.get(DATA_PREFIX + key)
                     if value is not None:
+                        size += len(key) + len(value)
+                        check_answer(size)
                         answer.pairs.add(key=key, value=value)
                         self._count_read(key, value)
                     if number % SLICE_PAIRS == SLICE_PAIRS - 1:
@@ -107,6 +111,7 @@ class RawKv:
             del answer.pairs[:]
             answer.region_error.CopyFrom(rejected.error)
         except Refused as refused:
+            del answer.pairs[:]
             answer.pairs.add().error.abort = str(refused)
         return answer
 
@@ -134,16 +139,20 @@ class RawKv:
         try:
             check_request(request.context, request.cf)
             async with _Viewing(self, request.context) as (region, view):
+                size = 0
                 for part in request.ranges:
                     start, end = part.start_key, part.end_key
                     if request.reverse:
                         start, end = end, start
                     wanted = _Scan(start, end, request.each_limit, request.reverse, request.key_only)
                     for key, value in await self._scan(view, region, wanted):
+                        size += len(key) + len(value)
+                        check_answer(size)
                         answer.kvs.add(key=key, value=value)
         except Rejected as rejected:
             answer.region_error.CopyFrom(rejected.error)
         except Refused as refused:
+            del answer.kvs[:]
             answer.kvs.add().error.abort = str(refused)
         return answer
 
@@ -184,6 +193,7 @@ class RawKv:
             return []
         low, high = data_range(start, end)
         found: Pairs = []
+        total = 0
         slice_pairs = FIRST_SLICE_PAIRS  # before it is known how large they are
         while len(found) < wanted.limit:
             asked = min(slice_pairs, wanted.limit - len(found))
@@ -194,6 +204,8 @@ class RawKv:
                 found.append((key, value))
                 size += len(key) + len(value)
                 self._count_read(key, value)
+            total += size
+            check_answer(total)
             if len(pairs) < asked:
                 break
             slice_pairs = max(1, min(SLICE_PAIRS, SLICE_BYTES * asked // max(size, 1)))
@@ -349,6 +361,12 @@ def check_request(context: kvrpcpb.Context, cf: str) -> None:
         raise Refused(f"api version in the request, {name}, does not match that of the store, V1")
     if cf not in ("", "default"):
         raise Refused(f"invalid cf name: {cf}")
+
+
+def check_answer(size: int) -> None:
+    """Before it has been gathered: it could not be sent, and would take the memory of the member first."""
+    if size > MAX_ANSWER_BYTES:
+        raise Refused(f"the answer would have more than {MAX_ANSWER_BYTES >> 20} MiB: ask for less at once")
 
 
 def check_ttl(*ttls: int) -> None:
