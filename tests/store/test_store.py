@@ -29,6 +29,7 @@ from drillyard.emulator.store_commands import (
     Write,
     Written,
     apply_write,
+    encode_change,
     encode_write,
 )
 from drillyard.emulator.store_errors import (
@@ -43,7 +44,16 @@ from drillyard.emulator.store_errors import (
     StaleCommand,
     StoreNotMatch,
 )
-from drillyard.emulator.store_region import Epoch, Part, Peer, PeerChange, PeerRole, Region, configuration_of
+from drillyard.emulator.store_region import (
+    Epoch,
+    Part,
+    Peer,
+    PeerChange,
+    PeerRole,
+    Region,
+    configuration_of,
+    raft_change,
+)
 from drillyard.emulator.store_replica import FORGET_AT_ONCE, Context, Envelope, Outcome, Readable, RegionReady, Settings
 from drillyard.wire import drillpb
 
@@ -559,6 +569,22 @@ def test_a_write_on_a_destroyed_replica_may_yet_be_applied_elsewhere() -> None:
     bench.store.read("read", GOOD)
     bench.step(from_peer(4, None, Epoch(1, 4)))
     assert dict(bench.outcomes) == {"write": RegionNotFound(REGION), "read": RegionNotFound(REGION)}
+
+
+def test_a_leader_that_applies_its_own_removal_says_so_before_it_is_gone() -> None:
+    """Its store answers for it no more: whoever has not heard that the change is committed could wait for its vote."""
+    bench = of_three()
+    lead(bench)
+    acknowledge_all(bench)
+    replica = bench.store.replicas[REGION]
+    changes = (PeerChange(ChangeKind.REMOVE, Peer(3, 1)),)
+    _, index = replica.raft.propose_change(raft_change(changes), encode_change(changes, bench.region))
+    bench.store._touched[REGION] = None
+    bench.turn()
+    acknowledge_all(bench)
+    assert REGION not in bench.store.replicas
+    told = [e.to.id for e in bench.sent if e.message and e.message.commit >= index]
+    assert 4 in told
 
 
 def test_messages_for_another_store_are_ignored() -> None:
