@@ -57,7 +57,7 @@ def parse_topology(text: str) -> Topology:
     try:
         file = _File.model_validate(raw)
     except ValidationError as error:
-        raise TopologyError([_problem(dict(one)) for one in error.errors()]) from error
+        raise TopologyError([_problem(one) for one in _meant(error)]) from error
     members = [*_members(file, Role.PD), *_members(file, Role.TIKV)]
     if isinstance(file.pd, int) or isinstance(file.tikv, int):  # counts are checked where they are understood
         Topology.of(file.pd if isinstance(file.pd, int) else 1, file.tikv if isinstance(file.tikv, int) else 1)
@@ -81,6 +81,12 @@ def _members(file: _File, role: Role) -> list[Member]:
     return members
 
 
+def _meant(error: ValidationError) -> list[dict[str, Any]]:
+    """What is wrong, without the complaint that a list of tables is no count: who wrote tables meant tables."""
+    found = [dict(one) for one in error.errors()]
+    return [one for one in found if one["type"] != "int_type" or not isinstance(one["input"], list)] or found
+
+
 def _problem(error: dict[str, Any]) -> Problem:
     # pydantic puts the name of the union's branch into the path; people wrote none of these
     path = [part for part in error["loc"] if not (isinstance(part, str) and ("[" in part or part in ("int", "str")))]
@@ -96,6 +102,7 @@ def _problem(error: dict[str, Any]) -> Problem:
 
 def _said(error: dict[str, Any]) -> str:
     kinds = {"int_type": "write a whole number", "string_type": "write a string", "list_type": "write a list of tables"}
+    kinds["model_type"] = "write a table"
     if error["type"] == "literal_error":
         return f"write one of {error['ctx']['expected']}"
     return kinds.get(error["type"], str(error["msg"]).lower())

@@ -57,6 +57,7 @@ def test_a_file_that_says_everything() -> None:
         ('[[pd]]\nclientport = 3\n[[pd]]\nname = "b"', "pd[0].clientport", "unknown key; did you mean client-port?"),
         ("[[tikv]]\npeer-port = 3", "tikv[0].peer-port", "unknown key"),
         ('[[pd]]\nclient-port = "high"', "pd[0].client-port", "'high' does not fit; write a whole number"),
+        ("pd = [1]", "pd[0]", "1 does not fit; write a table"),
         ('profile = "fast"', "profile", "write one of 'laptop' or 'upstream'"),
         ("pd = 0", "pd", "0 PD members; give a number from 1 to 50"),
         ("[pd-config]\nsince = 1979-05-27", "since", "cannot be a setting"),
@@ -68,3 +69,9 @@ def test_what_is_refused(text: str, field: str, words: str) -> None:
         parse_topology(text)
     assert field in [problem.field for problem in caught.value.problems]
     assert words in str(caught.value)
+
+
+def test_tables_are_not_blamed_for_being_no_count() -> None:
+    with pytest.raises(TopologyError) as caught:
+        parse_topology('[[pd]]\nname = "a"\nclient-prot = 3000')
+    assert [problem.field for problem in caught.value.problems] == ["pd[0].client-prot"]
