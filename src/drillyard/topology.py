@@ -25,6 +25,11 @@ class Role(Enum):
     PD = "pd"
     TIKV = "tikv"
 
+    @property
+    def title(self) -> str:
+        """Its name as people write it."""
+        return "PD" if self is Role.PD else "TiKV"
+
 
 class Purpose(Enum):
     """What one address of a member is for. A TiKV's client address also serves the other stores."""
@@ -167,9 +172,7 @@ class Topology:
     def of(cls, pd: int = 3, tikv: int = 3, profile: Profile = Profile.LAPTOP) -> Topology:
         """The usual topology: pd0, pd1, … and tikv0, tikv1, …, ports left to the plan."""
         problems = [
-            Problem(
-                role.value, f"{count} {role.value.upper()} members", f"give a number from {least} to {MOST_MEMBERS}"
-            )
+            Problem(role.value, f"{count} {role.title} members", f"give a number from 1 to {MOST_MEMBERS}")
             for role, count, least in ((Role.PD, pd, 1), (Role.TIKV, tikv, 0))
             if not least <= count <= MOST_MEMBERS
         ]
@@ -331,7 +334,7 @@ def _port_problems(place: str, member: Member, owners: dict[str, str]) -> Iterat
         where = f"{place}.{purpose.value}-port"
         if purpose not in PURPOSES[member.role]:
             known = " and ".join(f"{p.value}-port" for p in PURPOSES[member.role])
-            yield Problem(where, f"a {member.role.value.upper()} has no such port", f"it has {known}")
+            yield Problem(where, f"a {member.role.title} has no such port", f"it has {known}")
         elif not 1 <= port <= 65535:
             yield Problem(where, f"port {port} is out of range", "use 1 to 65535, or leave it out to have one chosen")
         elif (address := member.address(purpose)) in owners:

@@ -116,7 +116,7 @@ def test_a_cancelled_block_is_taken_down(home: Path, topology: Path) -> None:
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
-        (Wanted(tikv=0), "0 TIKV members"),
+        (Wanted(tikv=0), "0 TiKV members"),
         (Wanted(profile="fast"), "'fast' is no profile"),
         (Wanted(timeout_s=-1), "-1 s is no time to wait"),
         (Wanted(pd=3, topology="x.toml"), "a topology and counts"),

@@ -100,7 +100,7 @@ class Wanted:
             return None
         pd, tikv = (3 if count is None else count for count in (self.pd, self.tikv))
         if tikv == 0:
-            raise TopologyError([Problem("tikv", "0 TIKV members", "give a number from 1 to 50")])
+            raise TopologyError([Problem("tikv", "0 TiKV members", "give a number from 1 to 50")])
         return Topology.of(pd, tikv, _profile(self.profile))
 
 

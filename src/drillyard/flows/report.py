@@ -102,7 +102,7 @@ class MemberRow:
 
     @property
     def title(self) -> str:
-        return "PD" if self.role == Role.PD.value else "TiKV"
+        return Role(self.role).title
 
     @property
     def exit_text(self) -> str:
