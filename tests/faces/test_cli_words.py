@@ -11,7 +11,8 @@ from schema_check import SCHEMA, problems
 from shell import Shell
 
 from drillyard.faces import cli, exits
-from drillyard.flows.report import Ending
+from drillyard.faces.console import show_members
+from drillyard.flows.report import Ending, MemberRow
 
 SOURCE = Path(exits.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
@@ -94,12 +95,34 @@ def test_help_imports_nothing_of_ours_but_the_command_line() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
     }
-    assert imported == {"__future__", "io", "sys", "typing", "typer"}
+    assert imported == {"__future__", "io", "os", "sys", "typing", "typer"}
 
 
 def test_nothing_there_is_an_empty_list(drillyard: Shell) -> None:
     assert drillyard("list").out == ""
     assert drillyard("list", "--json").document["deployments"] == []
+
+
+def test_commands_to_type_next_are_told_as_this_person_types_them(drillyard: Shell) -> None:
+    drillyard.env["DRILLYARD_CALLED_AS"] = "./yard"
+    assert "see ./yard --help" in drillyard("fly").err
+    assert "see ./yard up --help" in drillyard("up", "--fast").err
+    assert "Usage: ./yard up" in drillyard("up", "--help").out
+    assert drillyard("fly", "--json").document["command"] == "drillyard"
+    damaged = drillyard.home / "deployments" / "broken"
+    damaged.mkdir(parents=True)
+    (damaged / "plan.json").write_text("{")
+    assert "`./yard down --delete-data --name broken` removes it" in drillyard("list").out
+    assert "(`./yard down --delete-data`)" in drillyard("status", "--name", "broken").err
+
+
+def test_members_stand_in_columns_however_they_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = MemberRow("pd0", "pd", "real", "exited", None, 1, "", False, {"client": "h:1"}, Path("x"))
+    runs = MemberRow("tikv0", "tikv", "emulated", "running", 7, None, "", None, {"client": "h:2"}, Path("x"))
+    show_members([ended, runs])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.index("h:1") == second.index("h:2")
+    assert "exited (exit code 1, unexpected)" in first
 
 
 def test_version(drillyard: Shell) -> None:

@@ -8,6 +8,7 @@ so that help comes at once.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -183,7 +184,8 @@ def list_(as_json: Json = False) -> None:
         def show() -> None:
             console.show_standings(listing.standings)
             for name in listing.unreadable:
-                console.say(f"{name:<20} its plan is damaged; `drillyard down --delete-data --name {name}` removes it")
+                mend = console.as_called(f"`drillyard down --delete-data --name {name}` removes it")
+                console.say(f"{name:<20} its plan is damaged; {mend}")
 
         standings = [document.of_standing(one) for one in listing.standings]
         return command.end(exits.OK, show, deployments=standings, unreadable=list(listing.unreadable))
@@ -350,7 +352,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # logs may hold what the terminal cannot show
     try:
-        code = app(prog_name="drillyard", standalone_mode=False)
+        code = app(prog_name=os.environ.get("DRILLYARD_CALLED_AS") or "drillyard", standalone_mode=False)
     except _Misused as error:
         code = _misused(error)
     except (typer.Abort, KeyboardInterrupt):
@@ -368,7 +370,7 @@ def _misused(error: Any) -> int:
         import json
 
         told = {"kind": "bad-input", "text": error.format_message(), "mend": "see --help"}
-        command = (context.info_name or "") if context is not None else ""
+        command = (context.info_name or "") if context is not None and context.parent is not None else "drillyard"
         print(json.dumps({"format": 1, "command": command, "ok": False, "exit_code": 2, "error": told}))
     else:
         path = context.command_path if context is not None else "drillyard"

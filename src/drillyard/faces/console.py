@@ -7,6 +7,7 @@ only when a live table is drawn, because it costs an eighth of a second.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -126,6 +127,15 @@ def _drawing(picture: Picture) -> Any:
     return Group(members, Text(""), gates, Text(f"{picture.elapsed_s:.1f} s", style="dim"))
 
 
+def as_called(text: str) -> str:
+    """The text with its commands as this person types them: a checkout's `./yard` says by what name it was called."""
+    return re.sub(r"(^|`)drillyard (?=[a-z])", lambda found: f"{found[1]}{program()} ", text)
+
+
+def program() -> str:
+    return os.environ.get("DRILLYARD_CALLED_AS") or "drillyard"
+
+
 def say(text: str = "") -> bool:
     """A line of result, on stdout, now. False when nobody reads any more: the work goes on, in silence."""
     try:
@@ -159,10 +169,14 @@ def show_report(report: Report) -> None:
 
 
 def show_members(rows: Iterable[MemberRow]) -> None:
+    told = []
     for row in rows:
         state = f"{row.state} ({row.exit_text})" if row.exit_text else row.state
-        pid = f"pid {row.pid}" if row.pid else ""
-        say(f"{row.name:<11} {_runs(row):<20} {state:<10} {pid:<12} {row.addresses['client']}".rstrip())
+        told.append((row.name, _runs(row), state, f"pid {row.pid}" if row.pid else "", row.addresses["client"]))
+    least = (11, 20, 10, 12, 0)  # so that the rows of one command after another still stand in columns
+    widths = [max(width, *(len(row[at]) for row in told)) for at, width in enumerate(least)] if told else []
+    for cells in told:
+        say(" ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
 
 
 def show_trouble(trouble: Trouble) -> None:
@@ -176,7 +190,8 @@ def show_trouble(trouble: Trouble) -> None:
         complain(f"  last lines of {trouble.culprit} ({trouble.log_path}):")
         for line in trouble.log_lines:
             complain(f"    | {line}")
-    for name, value in (("state", trouble.state), ("evidence", trouble.evidence), ("next", trouble.next_command)):
+    next_command = as_called(trouble.next_command)
+    for name, value in (("state", trouble.state), ("evidence", trouble.evidence), ("next", next_command)):
         if value:
             complain(f"  {name}: {value}")
 

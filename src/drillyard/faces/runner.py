@@ -65,7 +65,7 @@ class Command:
             console.complain(f"error: {wrong}")
             for name in ("mend", "evidence"):
                 if told.get(name):
-                    console.complain(f"  {name}: {told[name]}")
+                    console.complain(f"  {name}: {console.as_called(told[name])}")
 
         return self.end(exit_code, show, error=told)
 
