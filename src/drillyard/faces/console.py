@@ -208,6 +208,7 @@ def show_down(report: DownReport) -> None:
         say(f"{report.deployment} is down: {what}; {proof}")
     else:
         complain(f"error: {report.deployment} is not down: left are {', '.join(report.left)}")
+        complain("  mend: end what is named, then take it down again")
     if report.is_data_deleted:
         say("its data is deleted")
     if report.kept:
