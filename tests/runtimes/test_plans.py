@@ -42,7 +42,8 @@ def ports_of(topology: Topology) -> list[tuple[int, ...]]:
 def test_the_well_known_ports_are_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drillyard.runtimes.ports.PREFERRED_PORTS", PREFERRED_PORTS)
     monkeypatch.setattr(ports, "is_free", lambda host, port: True)
-    assert ports_of(ports.assign(Topology.of(), {}, {})) == [
+    monkeypatch.setattr(ports.Hold, "take", lambda hold, host, port: True)
+    assert ports_of(ports.assign(Topology.of(), {}, {}, ports.Hold())) == [
         (2379, 2380),
         (2381, 2382),
         (2383, 2384),
@@ -55,13 +56,14 @@ def test_the_well_known_ports_are_preferred(monkeypatch: pytest.MonkeyPatch) -> 
 def test_taken_and_reserved_ports_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("drillyard.runtimes.ports.PREFERRED_PORTS", PREFERRED_PORTS)
     monkeypatch.setattr(ports, "is_free", lambda host, port: port != 20160)
-    settled = ports.assign(Topology.of(1, 2), {2379: "x", 20181: "y"}, {})
+    monkeypatch.setattr(ports.Hold, "take", lambda hold, host, port: True)
+    settled = ports.assign(Topology.of(1, 2), {2379: "x", 20181: "y"}, {}, ports.Hold())
     assert ports_of(settled) == [(2381, 2380), (20161, 20180), (20162, 20182)]
 
 
 def test_a_plan_never_gives_one_port_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "is_free", lambda host, port: True)
-    settled = ports.assign(Topology.of(50, 50), {}, {})
+    settled = ports.assign(Topology.of(50, 50), {}, {}, ports.Hold())
     chosen = [port for member in settled.members for port in member.ports.values()]
     assert len(set(chosen)) == len(chosen) == 200
 
@@ -276,3 +278,25 @@ def test_a_private_file_replaces_the_old_one_whole(tmp_path: Path) -> None:
     plans.write_private(path, "new")
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o600)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_deployment_under_another_home_that_does_not_listen_yet_owns_its_ports(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runtimes = [LocalRuntime(tmp_path / home) for home in ("mine", "other")]
+        mine, other = [set(ports.claims((await runtime.plan(Topology.of(2, 2))).topology)) for runtime in runtimes]
+        assert not mine & other
+
+    run(scenario())
+
+
+def test_the_keeper_holds_the_ports_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runtime = LocalRuntime(tmp_path / "home")
+        deployment = await up(runtime)
+        host, _, port = deployment.member("pd0").addresses["client"].partition(":")
+        await runtime.kill_member("a", "pd0")
+        assert not ports.Hold().take(host, int(port))
+        await runtime.stop("a")
+        assert ports.Hold().take(host, int(port))
+
+    run(scenario())

@@ -88,11 +88,11 @@ def command_lock(directory: Path, command: str) -> Iterator[int]:
         os.close(handle)
 
 
-def launch(directory: Path, command: int) -> None:
+def launch(directory: Path, command: int, held: tuple[int, ...]) -> None:
     """Start the keeper and return once it serves and has started every member. Blocks.
 
     `command` is the open file of the command lock. The keeper holds it too until it serves: if we are killed before,
-    no other command finds half a start.
+    no other command finds half a start. `held` are open files that it keeps as long as it lives.
     """
     reader, writer = os.pipe()
     out = os.open(directory / "keeper.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -100,7 +100,7 @@ def launch(directory: Path, command: int) -> None:
     argv = [sys.executable, "-P", "-m", "drillyard.runtimes.keeper", str(directory), *map(str, handles)]
     try:
         starter = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=handles
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=[*handles, *held]
         )
     finally:
         os.close(out)

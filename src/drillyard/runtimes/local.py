@@ -2,9 +2,10 @@
 
 Everything lies under `home`: deployments/<name>/{plan.json, data/, logs/, config/, evidence/, journal.jsonl, …}.
 
-Rules: a deployment is a directory and, while it runs, a keeper; this object holds nothing, so any number of commands
-may look at once. Starting and stopping a whole deployment takes its command lock; ports are planned under one lock for
-all. `stop` proves what it claims. Nothing is judged here: whether the members work is for others to say.
+Rules: a deployment is a directory and, while it runs, a keeper; this object holds no more than the ports of what it
+planned and has not started, so any number of commands may look at once. Starting and stopping a whole deployment takes
+its command lock; ports are planned under one lock for all. `stop` proves what it claims. Nothing is judged here:
+whether the members work is for others to say.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class LocalRuntime:
 
     def __init__(self, home: Path | None = None) -> None:
         self.home = (home or default_home()).absolute()
+        self._holds: dict[str, ports.Hold] = {}  # of deployments that were planned and not started yet
 
     @property
     def abilities(self) -> frozenset[Ability]:
@@ -125,7 +127,10 @@ class LocalRuntime:
                     mend = "use another name, or take it down with its data first (`drillyard down --delete-data`)"
                     raise PlanDiffers(f"deployment {name!r} exists with other members", mend)
                 kept = {(m.name, purpose): port for m in before.topology.members for purpose, port in m.ports.items()}
-            settled = ports.assign(asked, self._reserved(name), kept)
+            self._holds.pop(name, None)
+            hold = ports.Hold()
+            settled = ports.assign(asked, self._reserved(name), kept, hold)
+            self._holds[name] = hold
             made = Plan(name, self.directory(name), asked, settled, executables)
             plans.save(made)
             return made
@@ -157,7 +162,14 @@ class LocalRuntime:
             plans.save(plan)
         socket = keeper_link.socket_path(plan.directory)
         plan.write_files(socket, GUARD)
-        keeper_link.launch(plan.directory, lock)
+        hold = self._holds.pop(plan.name, None) or ports.Hold()
+        for member in plan.topology.members:
+            for port in member.ports.values():
+                hold.take(member.host, port)
+        try:
+            keeper_link.launch(plan.directory, lock, hold.handles)
+        finally:
+            hold.release()
 
     async def deployment(self, name: str = DEFAULT_NAME) -> Deployment:
         """What is there now: plan, processes, exits. A keeper that was lost is noticed and swept after here."""

@@ -2,13 +2,16 @@
 
 Rules: a port is free when it can be bound and nobody answers on it; a deployment that exists but does not run still
 owns its ports. Chosen ports stay below the range from which the system hands out ports to connecting programs, so that
-a restart finds them free again. Nothing is held open here: between the choice and the member's own bind a stranger may
-come, and then the start names it.
+a restart finds them free again. Deployments under other homes are not known by their plans, and their members take a
+moment until they listen; so a chosen port is also held, by binding the same number in UDP, which no member uses. The
+keeper holds it on. A stranger may still come between the choice and the member's own bind, and then the start names it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
 from collections.abc import Iterable, Mapping
 
@@ -33,6 +36,37 @@ def is_free(host: str, port: int) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as probe:  # some systems let us bind beside a wildcard listener
         probe.settimeout(0.2)
         return probe.connect_ex((host, port)) != 0
+
+
+class Hold:
+    """Ports held against other deployments of this machine until released, or until every process that got `handles`
+    is gone. A port that a stranger uses in UDP cannot be held, and does not have to be."""
+
+    def __init__(self) -> None:
+        self._handles: dict[int, int] = {}
+
+    @property
+    def handles(self) -> tuple[int, ...]:
+        return tuple(self._handles.values())
+
+    def take(self, host: str, port: int) -> bool:
+        """Whether the port is held now."""
+        if port not in self._handles:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with contextlib.closing(socket.socket(family, socket.SOCK_DGRAM)) as held:
+                try:
+                    held.bind((host, port))
+                except OSError:
+                    return False
+                self._handles[port] = held.detach()
+        return True
+
+    def release(self) -> None:
+        while self._handles:
+            os.close(self._handles.popitem()[1])
+
+    def __del__(self) -> None:
+        self.release()
 
 
 def owner_of(port: int) -> str:
@@ -71,8 +105,10 @@ def claims(topology: Topology) -> dict[int, str]:
     return {port: member.name for member in topology.members for port in member.ports.values()}
 
 
-def assign(topology: Topology, reserved: Mapping[int, str], kept: Mapping[tuple[str, Purpose], int]) -> Topology:
-    """Settle the topology: asked-for ports first, then those it had before (`kept`), then free ones.
+def assign(
+    topology: Topology, reserved: Mapping[int, str], kept: Mapping[tuple[str, Purpose], int], hold: Hold
+) -> Topology:
+    """Settle the topology: asked-for ports first, then those it had before (`kept`), then free ones, which are held.
 
     `reserved` are the ports of other deployments with their owners. A port that was asked for and cannot be had raises
     PortTaken; a kept one is left to the start to check, for it is the deployment's own.
@@ -95,7 +131,9 @@ def assign(topology: Topology, reserved: Mapping[int, str], kept: Mapping[tuple[
             for member in topology.of_role(role):
                 if purpose in member.ports or (member.name, purpose) in chosen:
                     continue
-                while port <= HIGHEST and (port in used or not is_free(member.host, port)):
+                while port <= HIGHEST and (
+                    port in used or not is_free(member.host, port) or not hold.take(member.host, port)
+                ):
                     port += step
                 if port > HIGHEST:
                     raise StartRefused(f"no free port is left for {member.name}", "remove a deployment")
