@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from drillyard.clients import calls
 from drillyard.clients.calls import CallFailed
@@ -32,6 +32,7 @@ from drillyard.observation import (
     PdMemberSeen,
     PdMembersSeen,
     Probe,
+    ProcessSeen,
     Reading,
     SelfSeen,
     Started,
@@ -44,6 +45,8 @@ from drillyard.topology import Role
 
 PROBE_PREFIX = b"\xff\xff\xffdrillyard/probe/"
 MOST_REGIONS_NAMED = 5
+T = TypeVar("T")
+
 _TRANSPORT = {calls.REFUSED, calls.TIMED_OUT, calls.BROKEN, calls.STATUS, calls.MALFORMED, calls.NO_LEADER}
 
 
@@ -75,13 +78,19 @@ class Prober:
 
     # --- the questions, by gate --------------------------------------------------------------------------------------
 
-    async def pd_quorum(self, _: Observation) -> tuple[Reading, ...]:
-        questions = []
-        for name, client in self._pds.items():
-            questions.append(self._read(name, Probe.PD_MEMBERS, self._members_of(client)))
-            questions.append(self._read(name, Probe.PD_SELF, self._own_health_of(client)))
-            questions.append(self._read(name, Probe.PD_HEALTH, self._health_by(client)))
-        return await _all(questions)
+    async def pd_quorum(self, seen: Observation) -> tuple[Reading, ...]:
+        asked = (
+            (Probe.PD_MEMBERS, self._members_of),
+            (Probe.PD_SELF, self._own_health_of),
+            (Probe.PD_HEALTH, self._health_by),
+        )
+        return await _all(
+            [
+                self._read(name, probe, _if_running(seen, name, ask, client))
+                for name, client in self._pds.items()
+                for probe, ask in asked
+            ]
+        )
 
     async def timestamps(self, seen: Observation) -> tuple[Reading, ...]:
         name = self._leader(seen)
@@ -91,7 +100,8 @@ class Prober:
         name = self._leader(seen)
         questions = [self._read(name, Probe.STORES, self._stores_by(name))]
         for member, status in self._statuses.items():
-            questions.append(self._read(member, Probe.STORE_SELF, self._status_of(status)))
+            question = _if_running(seen, member, self._status_of, status)
+            questions.append(self._read(member, Probe.STORE_SELF, question))
         return await _all(questions)
 
     async def replicated(self, seen: Observation) -> tuple[Reading, ...]:
@@ -218,6 +228,14 @@ class Prober:
 
 async def _all(questions: list[Coroutine[Any, Any, Reading]]) -> tuple[Reading, ...]:
     return tuple(await asyncio.gather(*questions))
+
+
+async def _if_running(seen: Observation, member: str, ask: Callable[[T], Awaitable[Answer]], client: T) -> Answer:
+    """The member's answer, unless its process is known not to run: whoever answers there then is somebody else."""
+    process = seen.answer(Probe.PROCESS, member, ProcessSeen)
+    if process is not None and not process.running:
+        raise CallFailed(calls.NOT_RUNNING, "its process does not run")
+    return await ask(client)
 
 
 def _cluster_id(seen: Observation) -> int:

@@ -6,6 +6,7 @@ prints is stated behind it as `# prints: ...`. Blocks that call the test command
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -63,7 +64,7 @@ def clear_up(environment: dict[str, str]) -> None:
     listed = subprocess.run(
         ["./yard", "list", "--json"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    for name in re.findall(r'"name": "([^"]+)"', listed.stdout):
+    for name in [one["deployment"] for one in json.loads(listed.stdout)["deployments"]]:
         subprocess.run(
             ["./yard", "down", "--name", name, "--delete-data"], cwd=ROOT, env=environment, capture_output=True
         )

@@ -227,6 +227,21 @@ def test_a_member_whose_ports_are_closed_is_unknown_not_broken(tmp_path: Path) -
     assert "nothing listens at" in text
 
 
+@pytest.mark.parametrize(("member", "gate"), [("pd2", Gate.PD_QUORUM), ("tikv1", Gate.STORES_UP)])
+def test_whoever_answers_where_a_member_does_not_run_is_not_taken_for_it(
+    tmp_path: Path, member: str, gate: Gate
+) -> None:
+    async def run() -> Report:
+        async with StubCluster(tmp_path) as stub:  # its ports stay open
+            stub.runtime.end(member, Exit(None, 9, True, 0.0))
+            return await verify(stub.scope(), "stub")
+
+    status, text = gate_of(asyncio.run(run()), gate)
+    assert status == Status.UNKNOWN
+    assert f"{member} gave no answer" in text
+    assert "its process does not run" in text
+
+
 def test_the_cluster_id_is_remembered_and_a_foreign_cluster_told(tmp_path: Path) -> None:
     assert look(tmp_path).is_ready
 

@@ -12,6 +12,7 @@ BROKEN = "broken"
 STATUS = "status"
 MALFORMED = "malformed"
 NO_LEADER = "no-leader"
+NOT_RUNNING = "not-running"
 
 
 class CallFailed(Exception):
