@@ -314,8 +314,10 @@ def _problems(topology: Topology) -> Iterator[Problem]:
         yield Problem("pd", "there is no PD member", "add at least one: every TiKV registers with PD")
     names: set[str] = set()
     owners: dict[str, str] = {}
-    for at, member in enumerate(topology.members):
-        place = f"members[{at}] ({member.name})"
+    seen = dict.fromkeys(Role, 0)
+    for member in topology.members:
+        place = f"{member.role.value}[{seen[member.role]}] ({member.name})"  # where a topology file has it
+        seen[member.role] += 1
         if not NAME.fullmatch(member.name):
             yield Problem(f"{place}.name", f"{member.name!r} is no member name", NAME_RULE)
         if member.name in names:

@@ -48,12 +48,15 @@ class _File(_Table):
     tikv_config: dict[str, Any] = {}
 
 
-def parse_topology(text: str) -> Topology:
-    """The topology that the TOML text describes; raises TopologyError with every problem found."""
+def parse_topology(text: str, source: str = "topology file") -> Topology:
+    """The topology that the TOML text describes; raises TopologyError with every problem found.
+
+    `source` is what to call the text where no field can be named.
+    """
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise TopologyError([Problem("topology file", f"this is not TOML: {error}", "mend the named line")]) from error
+        raise TopologyError([Problem(source, f"this is not TOML: {error}", "mend the named line")]) from error
     try:
         file = _File.model_validate(raw)
     except ValidationError as error:

@@ -51,7 +51,7 @@ def test_a_file_that_says_everything() -> None:
 @pytest.mark.parametrize(
     ("text", "field", "words"),
     [
-        ("pd = [", "topology file", "not TOML"),
+        ("pd = [", "cluster.toml", "not TOML"),
         ("pds = 3", "pds", "unknown key; did you mean pd?"),
         ("zebra = 3", "zebra", "unknown key; known are: profile, host, pd, tikv, pd-config, tikv-config"),
         ('[[pd]]\nclientport = 3\n[[pd]]\nname = "b"', "pd[0].clientport", "unknown key; did you mean client-port?"),
@@ -61,12 +61,13 @@ def test_a_file_that_says_everything() -> None:
         ('profile = "fast"', "profile", "write one of 'laptop' or 'upstream'"),
         ("pd = 0", "pd", "0 PD members; give a number from 1 to 50"),
         ("[pd-config]\nsince = 1979-05-27", "since", "cannot be a setting"),
-        ("[[pd]]\nclient-port = 70000", "members[0] (pd0).client-port", "out of range"),
+        ("[[pd]]\nclient-port = 70000", "pd[0] (pd0).client-port", "out of range"),
+        ("pd = 2\n[[tikv]]\nstatus-port = 70000", "tikv[0] (tikv0).status-port", "out of range"),
     ],
 )
 def test_what_is_refused(text: str, field: str, words: str) -> None:
     with pytest.raises(TopologyError) as caught:
-        parse_topology(text)
+        parse_topology(text, "cluster.toml")
     assert field in [problem.field for problem in caught.value.problems]
     assert words in str(caught.value)
 

@@ -375,7 +375,7 @@ def _read_topology(path: Path) -> Topology:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise TopologyError([Problem("topology", f"{path} cannot be read: {why}", "name a TOML file")]) from error
-    return parse_topology(text)
+    return parse_topology(text, str(path))
 
 
 def _profile(name: str | None) -> Profile:
