@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 
+import pytest
 from shell import CLI, PATIENCE_S, Shell
 
 from drillyard.faces import exits
@@ -49,6 +50,21 @@ def test_a_reader_that_leaves_changes_neither_the_work_nor_its_exit_code(drillya
     command = drillyard.begin("up", "--topology", str(drillyard.topology(1, 1)))
     assert command.stdout is not None
     assert command.stderr is not None
+    command.stdout.close()
+    assert command.wait(PATIENCE_S) == exits.OK
+    assert command.stderr.read() == ""
+    command.stderr.close()
+
+
+@pytest.mark.parametrize("count", ["0", "1", "100000"])
+def test_following_a_quiet_cluster_ends_with_its_reader(drillyard: Shell, count: str) -> None:
+    assert drillyard("up", "--topology", str(drillyard.topology(1, 1))).code == exits.OK
+    assert drillyard("down").code == exits.OK
+    command = drillyard.begin("logs", "--follow", "--lines", count)
+    assert command.stdout is not None
+    assert command.stderr is not None
+    if count != "0":
+        assert command.stdout.readline()
     command.stdout.close()
     assert command.wait(PATIENCE_S) == exits.OK
     assert command.stderr.read() == ""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from drillyard.faces.api import Yard
     from drillyard.faces.runner import Command
 
@@ -205,6 +207,7 @@ def logs(
     import json
 
     from drillyard.faces import console, document, exits
+    from drillyard.faces.runner import while_read
     from drillyard.flows.inspect import LogLine
 
     command, yard = _begin("logs", as_json)
@@ -215,18 +218,24 @@ def logs(
         text = line.text if member is not None else f"{line.member:<8} {line.text}"
         return console.say(json.dumps(document.of_line(line)) if as_json else text)
 
+    async def go_on(found: Iterable[LogLine]) -> None:
+        for line in found:
+            if not say(line):
+                return
+        async for line in cluster.follow(member):
+            if not say(line):
+                return
+
     async def work() -> int:
         found = await cluster.logs(member, lines)
         if follow:
-            for line in found:
-                say(line)
-            async for line in cluster.follow(member):
-                if not say(line):
-                    return exits.OK
+            await while_read(go_on(found))
+            return exits.OK
 
         def show() -> None:
             for line in found:
-                say(line)
+                if not say(line):
+                    return
 
         return command.end(exits.OK, show, lines=[document.of_line(line) for line in found])
 

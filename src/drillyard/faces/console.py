@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
 import sys
 from collections.abc import Iterable
@@ -144,6 +145,13 @@ def say(text: str = "") -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
     return True
+
+
+def is_read() -> bool:
+    """Whether somebody may still read stdout: False once it is a pipe without a reader."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # a broken pipe is told without being asked for
+    return not any(told & (select.POLLERR | select.POLLHUP) for _, told in poll.poll(0))
 
 
 def complain(text: str) -> None:

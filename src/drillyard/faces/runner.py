@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from drillyard.faces import console, document, exits
 from drillyard.flows.report import Ending
 from drillyard.runtimes.abilities import Misuse, RuntimeRefusal
 from drillyard.topology import TopologyError
+
+READER_POLL_S = 0.2
 
 
 @dataclass(slots=True)
@@ -103,6 +105,18 @@ def run(command: Command, work: Callable[[], Awaitable[int]]) -> int:
         return command.refuse(exits.COULD_NOT_START, Ending.COULD_NOT_START.value, (wrong, mend))
     except Exception as error:
         return _fault(command, error)
+
+
+async def while_read(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work until it is done or nobody reads stdout any more, which shows only in a look when nothing is said."""
+    working = asyncio.ensure_future(work)
+    try:
+        while not working.done() and console.is_read():
+            await asyncio.wait([working], timeout=READER_POLL_S)
+        if working.done():
+            working.result()
+    finally:
+        working.cancel()
 
 
 def _interrupted(command: Command, exit_code: int) -> int:
