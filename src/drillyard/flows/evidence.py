@@ -98,6 +98,11 @@ def tail_lines(path: Path, count: int) -> tuple[str, ...]:
     return tuple(text.splitlines()[-count:])
 
 
+def by_last_written(member: DeployedMember) -> list[Path]:
+    """A member's log and output, the one that it wrote to last at the end."""
+    return sorted((member.log_path, member.out_path), key=_written_at)
+
+
 def last_words(member: DeployedMember, count: int) -> tuple[Path, tuple[str, ...]]:
     """Where a member said its last words, and those: its output, when it wrote to that after its log, else its log."""
     out, log = _written_at(member.out_path), _written_at(member.log_path)

@@ -62,11 +62,14 @@ async def listing(scope: Scope) -> Listing:
 
 
 async def logs(scope: Scope, name: str, member: str | None, lines: int) -> tuple[LogLine, ...]:
-    """The last lines of one member's log, or of every member's: its log file, and its output when that has any."""
+    """The last lines of one member's log, or of every member's: its log file, and its output when that has any.
+
+    Lines of an output carry no time: of the two files the one that was written to last is told last.
+    """
     deployment = await scope.runtime.deployment(name)
     found: list[LogLine] = []
     for one in _chosen(deployment, member):
-        for path in _log_files(one):
+        for path in evidence.by_last_written(one):
             found.extend(LogLine(one.name, text) for text in evidence.tail_lines(path, lines))
     return tuple(found)
 
@@ -74,7 +77,9 @@ async def logs(scope: Scope, name: str, member: str | None, lines: int) -> tuple
 async def follow(scope: Scope, name: str, member: str | None) -> AsyncIterator[LogLine]:
     """Every line that is written from now on, until the caller has enough."""
     deployment = await scope.runtime.deployment(name)
-    followed = [_Followed(one.name, path) for one in _chosen(deployment, member) for path in _log_files(one)]
+    followed = [
+        _Followed(one.name, path) for one in _chosen(deployment, member) for path in evidence.by_last_written(one)
+    ]
 
     async def look() -> list[LogLine] | None:
         return [LogLine(one.member, text) for one in followed for text in one.read()] or None
@@ -110,10 +115,6 @@ class _Followed:
 
 def _chosen(deployment: Deployment, member: str | None) -> tuple[DeployedMember, ...]:
     return deployment.members if member is None else (deployment.member(member),)
-
-
-def _log_files(member: DeployedMember) -> tuple[Path, ...]:
-    return (member.log_path, member.out_path)
 
 
 def _standing(deployment: Deployment) -> Standing:
