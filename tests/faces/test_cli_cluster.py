@@ -235,6 +235,10 @@ def test_a_deployment_that_is_down_is_not_ready_and_comes_back_the_same(drillyar
     error = drillyard("verify", "--json").document["error"]
     assert error["gate"] == "processes"
     assert error["next_command"] == "drillyard up"
+    assert len(error["lacks"]) == 2, "programs are told everything"
+    told = drillyard("verify")
+    assert told.out == ""
+    assert told.err.splitlines() == ["error: default is down: none of its members runs", "  next: drillyard up"]
     again = drillyard("up", "--json").document["report"]
     assert (again["cluster_id"], again["pd_endpoints"]) == (first["cluster_id"], first["pd_endpoints"])
 

@@ -102,7 +102,8 @@ def verify(
             parts["error"] = document.of_trouble(trouble)
 
         def show() -> None:
-            if not command.listener.has_drawn:
+            is_down = trouble is not None and trouble.is_down
+            if not (command.listener.has_drawn or is_down):
                 console.show_report(report)
             if trouble is None:
                 console.show_ready(report)

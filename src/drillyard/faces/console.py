@@ -190,6 +190,14 @@ def show_members(rows: Iterable[MemberRow]) -> None:
 def show_trouble(trouble: Trouble) -> None:
     """Everything that one needs to go on, on stderr."""
     complain(f"error: {trouble.text}")
+    if not trouble.is_down:
+        _show_findings(trouble)
+    for name, value in (("evidence", trouble.evidence), ("next", as_called(trouble.next_command))):
+        if value:
+            complain(f"  {name}: {value}")
+
+
+def _show_findings(trouble: Trouble) -> None:
     for lack in trouble.lacks[1:]:
         complain(f"  also: {lack}")
     if trouble.last_reading:
@@ -198,10 +206,8 @@ def show_trouble(trouble: Trouble) -> None:
         complain(f"  last lines of {trouble.culprit} ({trouble.log_path}):")
         for line in trouble.log_lines:
             complain(f"    | {line}")
-    next_command = as_called(trouble.next_command)
-    for name, value in (("state", trouble.state), ("evidence", trouble.evidence), ("next", next_command)):
-        if value:
-            complain(f"  {name}: {value}")
+    if trouble.state:
+        complain(f"  state: {trouble.state}")
 
 
 def show_down(report: DownReport) -> None:

@@ -142,6 +142,7 @@ class Trouble:
     evidence: str = ""
     next_command: str = ""
     state: str = ""
+    is_down: bool = False  # nothing runs: the text and the next command say all that a person needs
 
     @property
     def is_saved(self) -> bool:

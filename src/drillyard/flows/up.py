@@ -181,9 +181,12 @@ def trouble_of(picture: Picture, ending: Ending, happened: str) -> Trouble:
     path, lines = evidence.last_words(culprit, LAST_LINES) if culprit else (None, ())
     lacks = tuple(lack.text for lack in verdict.lacks)
     subject = happened or _end_words(culprit)
+    text = f"{deployment.name} {subject}: gate {verdict.gate} is {_closed_words(verdict)}: {lacks[0]}"
+    # One that falls while it is watched is another matter: how it fell must be told.
+    is_down = ending is Ending.NOT_READY and not any(member.running for member in deployment.members)
     return Trouble(
         ending=ending,
-        text=f"{deployment.name} {subject}: gate {verdict.gate} is {_closed_words(verdict)}: {lacks[0]}",
+        text=_down_words(deployment) if is_down else text,
         gate=verdict.gate.value,
         lacks=lacks,
         last_reading=_last_reading(verdict),
@@ -192,7 +195,14 @@ def trouble_of(picture: Picture, ending: Ending, happened: str) -> Trouble:
         log_lines=lines,
         next_command=_next_command(deployment, verdict, culprit),
         state=_state_words(deployment),
+        is_down=is_down,
     )
+
+
+def _down_words(deployment: Deployment) -> str:
+    ends = [(member.name, member.exit) for member in deployment.members]
+    unasked = ", ".join(f"{name} ended: {end}" for name, end in ends if end is not None and not end.asked)
+    return f"{deployment.name} is down: none of its members runs" + (f" ({unasked})" if unasked else "")
 
 
 def _end_words(culprit: DeployedMember | None) -> str:
