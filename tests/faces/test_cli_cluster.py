@@ -243,6 +243,25 @@ def test_a_deployment_that_is_down_is_not_ready_and_comes_back_the_same(drillyar
     assert (again["cluster_id"], again["pd_endpoints"]) == (first["cluster_id"], first["pd_endpoints"])
 
 
+def test_an_operation_that_the_state_refuses_names_the_command_that_changes_it(drillyard: Shell) -> None:
+    assert drillyard("up", "--topology", str(drillyard.topology(1, 2)), "--name", "n").code == exits.OK
+
+    def mend(*words: str) -> str:
+        ran = drillyard(*words, "--name", "n", "--json")
+        assert ran.code == exits.BAD_INPUT
+        return str(ran.document["error"]["mend"])
+
+    drillyard("stop", "tikv1", "--name", "n")
+    assert mend("stop", "tikv1") == "`drillyard start tikv1 --name n`"
+    assert mend("pause", "tikv1") == "`drillyard start tikv1 --name n`"
+    drillyard("pause", "tikv0", "--name", "n")
+    assert mend("pause", "tikv0") == "`drillyard resume tikv0 --name n`"
+    assert mend("start", "tikv0") == "`drillyard resume tikv0 --name n`"
+    assert mend("start", "pd0") == "see `drillyard status`"
+    drillyard("down", "--name", "n")
+    assert mend("stop", "tikv1") == "`drillyard up --name n`"
+
+
 def test_a_lost_keeper_ends_the_wait_with_evidence(drillyard: Shell) -> None:
     assert drillyard("up", "--topology", str(drillyard.topology(1, 1))).code == exits.OK
     drillyard("pause", "tikv0")

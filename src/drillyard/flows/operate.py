@@ -13,8 +13,8 @@ from pathlib import Path
 
 from drillyard.flows import evidence
 from drillyard.flows.report import DownReport, MemberRow, member_rows
-from drillyard.flows.up import Scope
-from drillyard.runtimes.abilities import RuntimeRefusal
+from drillyard.flows.up import Scope, name_option
+from drillyard.runtimes.abilities import Deployment, RuntimeRefusal, WrongState
 
 
 class Operation(StrEnum):
@@ -37,8 +37,26 @@ async def operate(scope: Scope, name: str, operation: Operation, member: str) ->
         Operation.PAUSE: runtime.pause_member,
         Operation.RESUME: runtime.resume_member,
     }
-    await acts[operation](name, member)
+    try:
+        await acts[operation](name, member)
+    except WrongState as refused:
+        mend = _mend(await runtime.deployment(name), operation, member) or refused.mend
+        raise WrongState(refused.wrong, mend) from refused
     return next(row for row in member_rows(await runtime.deployment(name)) if row.name == member)
+
+
+def _mend(deployment: Deployment, operation: Operation, name: str) -> str:
+    """The command that changes the state which refused the operation; empty when none surely does."""
+    member, option = deployment.member(name), name_option(deployment.name)
+    if deployment.is_stopping:
+        return ""
+    if not deployment.is_up:
+        return f"`drillyard up{option}`"
+    if not member.running:
+        return f"`drillyard start {name}{option}`"
+    if member.paused and operation in (Operation.START, Operation.PAUSE):
+        return f"`drillyard resume {name}{option}`"
+    return ""
 
 
 async def down(scope: Scope, name: str, *, delete_data: bool = False) -> DownReport:
