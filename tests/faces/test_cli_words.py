@@ -48,6 +48,12 @@ def test_bad_input_is_named_with_its_mend_and_exit_code_2(drillyard: Shell, word
     assert document["error"]["mend"]
 
 
+@pytest.mark.parametrize("words", [["--wait", "3"], ["--wait=3"]], ids=" ".join)
+def test_a_wait_that_is_given_its_length_is_told_where_that_goes(drillyard: Shell, words: list[str]) -> None:
+    assert "mend: say how long with --timeout SECONDS; see " in drillyard("verify", *words).err
+    assert "--timeout SECONDS" in drillyard("verify", *words, "--json").document["error"]["mend"]
+
+
 @pytest.mark.parametrize("case", [BAD_INPUT[0], BAD_INPUT[3], BAD_INPUT[11]], ids=lambda case: str(case[0]))
 def test_people_are_told_on_stderr(drillyard: Shell, case: tuple[str, list[str], str]) -> None:
     ran = drillyard(*case[1])

@@ -376,13 +376,21 @@ def _misused(error: Any) -> int:
         print(error.format_message())
         return 0
     context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "drillyard"
+    mend = _mend(error.format_message(), path)
     if "--json" in sys.argv[1:]:
         import json
 
-        told = {"kind": "bad-input", "text": error.format_message(), "mend": "see --help"}
+        told = {"kind": "bad-input", "text": error.format_message(), "mend": mend}
         command = (context.info_name or "") if context is not None and context.parent is not None else "drillyard"
         print(json.dumps({"format": 1, "command": command, "ok": False, "exit_code": 2, "error": told}))
     else:
-        path = context.command_path if context is not None else "drillyard"
-        print(f"error: {error.format_message()}\n  mend: see {path} --help", file=sys.stderr)
+        print(f"error: {error.format_message()}\n  mend: {mend}", file=sys.stderr)
     return 2
+
+
+def _mend(wrong: str, path: str) -> str:
+    """What to do about a command line that cannot be read. That `--wait` takes the length of the wait is a likely
+    guess."""
+    is_length = "--wait" in wrong or ("--wait" in sys.argv and "extra argument" in wrong)
+    return ("say how long with --timeout SECONDS; " if is_length else "") + f"see {path} --help"
