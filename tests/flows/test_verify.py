@@ -347,6 +347,22 @@ def test_an_exit_ends_the_wait_at_once_and_leaves_evidence(tmp_path: Path) -> No
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
+def test_when_nothing_runs_one_sentence_says_so_and_who_ended_unasked(tmp_path: Path) -> None:
+    async def run() -> Report:
+        async with StubCluster(tmp_path) as stub:
+            for member in (await stub.runtime.deployment("stub")).members:
+                asked = member.name != "tikv1"
+                stub.runtime.end(member.name, Exit(0 if asked else 7, None, asked, time.time()))
+            return await verify(stub.scope(), "stub")
+
+    trouble = asyncio.run(run()).trouble
+    assert trouble is not None
+    assert trouble.is_down
+    assert trouble.text == "stub is down: none of its members runs (tikv1 ended: exit code 7, unexpected)"
+    assert trouble.next_command == "drillyard up --name stub"
+    assert len(trouble.lacks) == 6, "every fact is kept"
+
+
 def test_a_deadline_names_the_first_closed_gate_the_reading_and_the_next_command(tmp_path: Path) -> None:
     async def run() -> Report:
         async with StubCluster(tmp_path) as stub:
