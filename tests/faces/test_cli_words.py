@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from schema_check import SCHEMA, problems
 from shell import Shell
 
 from drillyard.faces import cli, exits
-from drillyard.faces.console import show_members
+from drillyard.faces.console import is_read, show_members
 from drillyard.flows.report import Ending, MemberRow
 
 SOURCE = Path(exits.__file__).parent
@@ -120,6 +122,16 @@ def test_commands_to_type_next_are_told_as_this_person_types_them(drillyard: She
     (damaged / "plan.json").write_text("{")
     assert "`./yard down --delete-data --name broken` removes it" in drillyard("list").out
     assert "(`./yard down --delete-data`)" in drillyard("status", "--name", "broken").err
+
+
+def test_only_a_pipe_can_lose_its_reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ours, theirs = os.pipe()
+    with os.fdopen(theirs, "w") as pipe, (tmp_path / "file").open("w") as file:
+        for stdout in (None, file, pipe):
+            monkeypatch.setattr(sys, "stdout", stdout)
+            assert is_read(), stdout
+        os.close(ours)
+        assert not is_read()
 
 
 def test_members_stand_in_columns_however_they_ended(capsys: pytest.CaptureFixture[str]) -> None:

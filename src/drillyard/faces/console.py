@@ -149,6 +149,8 @@ def say(text: str = "") -> bool:
 
 def is_read() -> bool:
     """Whether somebody may still read stdout: False once it is a pipe without a reader."""
+    if sys.stdout is None:  # it was closed from the start, and nobody leaves
+        return True
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)  # a broken pipe is told without being asked for
     return not any(told & (select.POLLERR | select.POLLHUP) for _, told in poll.poll(0))
