@@ -55,6 +55,19 @@ def is_led_by(pd: RealPd, store_id: int) -> bool:
     return leading_store(pd) == store_id
 
 
+def stop_balancing(pd: RealPd) -> None:
+    """From here on PD moves what it is told to move and what lacks a replica, nothing of its own accord."""
+    balancers = {"balance-leader-scheduler", "balance-region-scheduler"}
+
+    def are_gone() -> bool:
+        left = balancers & set(pd.get("schedulers") or ())
+        for name in left:
+            pd.control("scheduler", "remove", name)
+        return not left and not pd.get("operators")
+
+    wait_until("PD balances nothing any more", are_gone)
+
+
 # The tests of this file are one story: each begins where the one before it ended.
 
 
@@ -84,6 +97,7 @@ def test_a_fresh_pd_has_its_region_split_and_each_part_replicated(pd: RealPd, st
 
 
 def test_a_replicated_region_is_not_split(pd: RealPd, stores: list[TikvProcess]) -> None:
+    stop_balancing(pd)
     region = pd.region()
     pd.control("operator", "add", "split-region", str(region["id"]), "--policy=approximate")
     wait_until("the split is declined", lambda: "several peers is not supported" in log_of(stores))
@@ -138,7 +152,8 @@ def test_the_leader_of_pd_dies(pd: RealPd, stores: list[TikvProcess]) -> None:
     write_and_read(pd, b"under another PD")
     wait_until("PD knows the first region again", lambda: len(pd.voters()) == 3 and leading_store(pd))
     target = min(pd.voters() - {leading_store(pd)})
-    pd.control("operator", "add", "transfer-leader", str(pd.region()["id"]), str(target))
+    transfer = ("operator", "add", "transfer-leader", str(pd.region()["id"]), str(target))
+    wait_until("PD takes orders again", lambda: "Success" in pd.control(*transfer))
     wait_until("steps reach the stores again", lambda: leading_store(pd) == target)
 
 
