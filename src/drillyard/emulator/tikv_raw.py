@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from drillyard.emulator.storage import StorageFailed, View
 from drillyard.emulator.store_commands import (
@@ -57,6 +57,36 @@ class Rejected(Exception):
         self.error = error
 
 
+class _HasErrors(Protocol):
+    """What every answer has that can say one sentence about the request."""
+
+    error: str
+
+    @property
+    def region_error(self) -> errorpb.Error: ...
+
+
+class _RefusalsIn:
+    """What is rejected or refused inside the block is told in the answer."""
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, answer: _HasErrors) -> None:
+        self._answer = answer
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, Rejected):
+            self._answer.region_error.CopyFrom(error.error)
+        elif isinstance(error, Refused):
+            self._answer.error = str(error)
+        else:
+            return False
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class _Scan:
     """What part of a region to read, and how."""
@@ -78,14 +108,9 @@ class RawKv:
 
     async def get(self, request: kvrpcpb.RawGetRequest) -> kvrpcpb.RawGetResponse:
         answer = kvrpcpb.RawGetResponse()
-        try:
+        with _RefusalsIn(answer):
             check_request(request.context, request.cf)
             value = await self._read(request.context, lambda region: self._get(region, request.key))
-        except Rejected as rejected:
-            answer.region_error.CopyFrom(rejected.error)
-        except Refused as refused:
-            answer.error = str(refused)
-        else:
             answer.not_found = value is None
             answer.value = value or b""
         return answer
@@ -224,81 +249,56 @@ class RawKv:
 
     async def put(self, request: kvrpcpb.RawPutRequest) -> kvrpcpb.RawPutResponse:
         answer = kvrpcpb.RawPutResponse()
-        try:
+        with _RefusalsIn(answer):
             check_request(request.context, request.cf)
             check_ttl(request.ttl)
             check_keys(request.key)
             await self._write(request.context, Write((Put(request.key, request.value),)))
-        except Rejected as rejected:
-            answer.region_error.CopyFrom(rejected.error)
-        except Refused as refused:
-            answer.error = str(refused)
         return answer
 
     async def batch_put(self, request: kvrpcpb.RawBatchPutRequest) -> kvrpcpb.RawBatchPutResponse:
         answer = kvrpcpb.RawBatchPutResponse()
-        try:
+        with _RefusalsIn(answer):
             check_request(request.context, request.cf)
             check_ttl(request.ttl, *request.ttls)
             check_keys(*(pair.key for pair in request.pairs))
             await self._write(request.context, Write(tuple(Put(pair.key, pair.value) for pair in request.pairs)))
-        except Rejected as rejected:
-            answer.region_error.CopyFrom(rejected.error)
-        except Refused as refused:
-            answer.error = str(refused)
         return answer
 
     async def delete(self, request: kvrpcpb.RawDeleteRequest) -> kvrpcpb.RawDeleteResponse:
         answer = kvrpcpb.RawDeleteResponse()
-        try:
+        with _RefusalsIn(answer):
             check_request(request.context, request.cf)
             check_keys(request.key)
             await self._write(request.context, Write((Delete(request.key),)))
-        except Rejected as rejected:
-            answer.region_error.CopyFrom(rejected.error)
-        except Refused as refused:
-            answer.error = str(refused)
         return answer
 
     async def batch_delete(self, request: kvrpcpb.RawBatchDeleteRequest) -> kvrpcpb.RawBatchDeleteResponse:
         answer = kvrpcpb.RawBatchDeleteResponse()
-        try:
+        with _RefusalsIn(answer):
             check_request(request.context, request.cf)
             check_keys(*request.keys)
             await self._write(request.context, Write(tuple(Delete(key) for key in request.keys)))
-        except Rejected as rejected:
-            answer.region_error.CopyFrom(rejected.error)
-        except Refused as refused:
-            answer.error = str(refused)
         return answer
 
     async def delete_range(self, request: kvrpcpb.RawDeleteRangeRequest) -> kvrpcpb.RawDeleteRangeResponse:
         answer = kvrpcpb.RawDeleteRangeResponse()
-        try:
+        with _RefusalsIn(answer):
             check_request(request.context, request.cf)
             check_keys(request.start_key, request.end_key)
             if request.end_key and request.start_key > request.end_key:
                 raise Refused("the range to delete ends before it starts")
             await self._write(request.context, Write((DeleteRange(request.start_key, request.end_key),)))
-        except Rejected as rejected:
-            answer.region_error.CopyFrom(rejected.error)
-        except Refused as refused:
-            answer.error = str(refused)
         return answer
 
     async def compare_and_swap(self, request: kvrpcpb.RawCASRequest) -> kvrpcpb.RawCASResponse:
         answer = kvrpcpb.RawCASResponse()
-        try:
+        with _RefusalsIn(answer):
             check_request(request.context, request.cf)
             check_ttl(request.ttl)
             check_keys(request.key)
             expected = None if request.previous_not_exist else request.previous_value
             outcome = await self._write(request.context, CompareAndSwap(request.key, expected, request.value))
-        except Rejected as rejected:
-            answer.region_error.CopyFrom(rejected.error)
-        except Refused as refused:
-            answer.error = str(refused)
-        else:
             assert isinstance(outcome, Swapped)
             answer.succeed = outcome.succeeded
             answer.previous_not_exist = outcome.previous is None
