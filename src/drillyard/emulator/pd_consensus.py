@@ -90,7 +90,6 @@ class Consensus:
         self._rounds = 0
         self._confirmed: list[tuple[int, bytes]] = []  # waiting for their index to be applied
         self._incoming_state: dict[tuple[int, int], bytes] = {}
-        self._is_pumping = False
         self._pump_wanted = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False

@@ -6,6 +6,7 @@ measures nothing by itself and serves nothing.
 
 from __future__ import annotations
 
+from drillyard.emulator.cluster import UNHEALTHY_AFTER_NS
 from drillyard.emulator.metrics import Family, Gauge, Registry
 from drillyard.emulator.pd_leadership import Leadership
 from drillyard.emulator.pd_member import PdMember
@@ -13,7 +14,6 @@ from drillyard.emulator.pd_views import CHECKS, checked, region_score
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
 from drillyard.wire import metapb
 
-UNHEALTHY_NS = 600 * 10**9
 LOW_SPACE = 0.2  # of the capacity
 
 
@@ -61,7 +61,7 @@ class PdMetrics:
             state = lead.state_of(store)
             counts[state.lower()] += 1
             silent_ns = lead.clock.now_ns() - reports.last_heard_ns(store)
-            counts["unhealth"] += state == "Disconnected" and silent_ns > UNHEALTHY_NS
+            counts["unhealth"] += state == "Disconnected" and silent_ns > UNHEALTHY_AFTER_NS
             nodes[metapb.NodeState.Name(store.node_state).lower()] += 1
             report, total = reports.stores.get(store_id), totals[store_id]
             capacity = report.stats.capacity if report is not None else 0
