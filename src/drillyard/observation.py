@@ -36,6 +36,8 @@ class Probe(StrEnum):
     DATA_PATH = "data-path"
 
 
+LOW_SPACE = 0.2  # of a store's capacity
+FEW_REGIONS, FEW_REGIONS_SPACE = 100, 8 << 30  # a store with fewer regions and more bytes left is never low
 REGION_CHECKS = (Probe.MISS_PEER, Probe.DOWN_PEER, Probe.PENDING_PEER, Probe.LEARNER_PEER)
 
 
@@ -51,11 +53,13 @@ class StartedMember:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What was started, and so what must be found. `cluster_id` is None until a first proof recorded it."""
+    """What was started, and so what must be found. `cluster_id` is None until a first proof recorded it; an unasked end
+    from `since` on counts against its member even if it runs again (None: only whether it runs counts)."""
 
     members: tuple[StartedMember, ...]
     cluster_id: int | None = None
     heartbeat_fresh_s: float = 20.0
+    since: float | None = None
 
     def of_role(self, role: Role) -> tuple[StartedMember, ...]:
         return tuple(member for member in self.members if member.role is role)
@@ -72,6 +76,9 @@ class ProcessSeen:
     signal: int | None = None
     asked: bool = False
     paused: bool = False
+    held_back: bool = False  # not started yet, on purpose
+    ended_at: float = 0.0  # its latest end, also when it runs again
+    restarts: int = 0  # how often its restart policy started it again
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +135,15 @@ class StoreSeen:
     region_count: int
     version: str = ""
     git_hash: str = ""
+    capacity: int = 0  # bytes, 0 when PD does not know
+    available: int = 0
+
+    @property
+    def is_low_on_space(self) -> bool:
+        """Whether PD places no replica there, as its default low-space-ratio has it (its store.go, IsLowSpace)."""
+        if not self.capacity or (self.region_count < FEW_REGIONS and self.available > FEW_REGIONS_SPACE):
+            return False
+        return self.available < self.capacity * LOW_SPACE
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from drillyard.clients import calls
-from drillyard.clients.calls import CallFailed
+from drillyard.clients.calls import CallFailed, Dial
 from drillyard.clients.http import HttpClient
 from drillyard.clients.pd import PdClient
 from drillyard.clients.tikv import Outcome, RawClient, Result
@@ -51,16 +52,26 @@ _TRANSPORT = {calls.REFUSED, calls.TIMED_OUT, calls.BROKEN, calls.STATUS, calls.
 
 
 class Prober:
-    """Asks one started cluster. `nonce` makes its probe key its own; `now` is the clock for the readings."""
+    """Asks one started cluster. `nonce` makes its probe key its own; `now` is the clock for the readings; `dial` says
+    where the members' addresses are reached."""
 
-    def __init__(self, started: Started, now: Callable[[], float], nonce: bytes, *, timeout_s: float = 0.5) -> None:
+    def __init__(
+        self,
+        started: Started,
+        now: Callable[[], float],
+        nonce: bytes,
+        *,
+        timeout_s: float = 0.5,
+        dial: Dial = calls.directly,
+    ) -> None:
         self._started = started
         self._now = now
         self._timeout_s = timeout_s
         pds = started.of_role(Role.PD)
-        self._pds = {member.name: PdClient(member.name, member.address) for member in pds}
-        self._statuses = {member.name: HttpClient(member.status_address) for member in started.of_role(Role.TIKV)}
-        self._raw = RawClient([member.address for member in pds], timeout_s=4 * timeout_s)
+        self._pds = {member.name: PdClient(member.name, member.address, dial) for member in pds}
+        stores = started.of_role(Role.TIKV)
+        self._statuses = {member.name: HttpClient(member.status_address, dial) for member in stores}
+        self._raw = RawClient([member.address for member in pds], timeout_s=4 * timeout_s, dial=dial)
         self._key = PROBE_PREFIX + nonce
         self._versions: dict[str, tuple[str, str]] = {}
         self._writes = 0
@@ -259,7 +270,15 @@ def _store(entry: Any) -> StoreSeen:
         region_count=_int(status.get("region_count", 0)),
         version=str(store.get("version", "")),
         git_hash=str(store.get("git_hash", "")),
+        capacity=_size(status.get("capacity")),
+        available=_size(status.get("available")),
     )
+
+
+def _size(text: Any) -> int:
+    """Bytes of a size as PD writes it ("98.3GiB"); 0 for anything else."""
+    found = re.fullmatch(r"([0-9.]+)([KMGTP]?)i?B", str(text))
+    return int(float(found[1]) * 1024 ** " KMGTP".index(found[2] or " ")) if found else 0
 
 
 def _field(body: Any, name: str) -> Any:

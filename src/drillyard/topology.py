@@ -17,6 +17,7 @@ Config = Mapping[str, ConfigValue]  # dotted key -> value, e.g. {"raftstore.raft
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 NAME_RULE = "use 1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit"
+LOOPBACK = "127.0.0.1"
 FULL_REPLICAS = 3  # what PD aims at unless it is told otherwise
 MOST_MEMBERS = 50  # of one role; more would be a slip of the keyboard on one machine
 
@@ -140,17 +141,25 @@ class TopologyError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One PD or TiKV as it is wanted. A port that is absent is chosen by the runtime's plan."""
+    """One PD or TiKV as it is wanted. A port that is absent is chosen by the runtime's plan.
+
+    `host` is where the others find it, `listen` the address it binds when that is another one: a container is found by
+    its name and listens on all of its own addresses.
+    """
 
     name: str
     role: Role
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
     ports: Mapping[Purpose, int] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     config: Config = field(default_factory=dict)
+    listen: str = ""
 
     def address(self, purpose: Purpose) -> str:
         return _join(self.host, self.ports[purpose])
+
+    def bind_address(self, purpose: Purpose) -> str:
+        return _join(self.listen or self.host, self.ports[purpose])
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -219,31 +228,36 @@ class Topology:
             config["replication.max-replicas"] = self.replicas
         return {**config, **member.config}
 
+    def overrides_of(self, member: Member) -> dict[str, ConfigValue]:
+        """What of its configuration differs from the servers' own defaults, which the upstream profile has."""
+        own = {**Profile.UPSTREAM.config_of(member.role), "replication.max-replicas": FULL_REPLICAS}
+        return {key: value for key, value in self.config_of(member).items() if own.get(key) != value}
+
     def flags_of(self, member: Member, files: Files) -> tuple[str, ...]:
         """The exact flags for the real server (and so for the emulated one)."""
         if member.role is Role.PD:
-            client, peer = f"http://{member.address(Purpose.CLIENT)}", f"http://{member.address(Purpose.PEER)}"
             initial = ",".join(f"{m.name}=http://{m.address(Purpose.PEER)}" for m in self.of_role(Role.PD))
             own: tuple[str, ...] = (
                 f"--name={member.name}",
                 f"--data-dir={files.data_dir}",
-                f"--client-urls={client}",
-                f"--advertise-client-urls={client}",
-                f"--peer-urls={peer}",
-                f"--advertise-peer-urls={peer}",
+                f"--client-urls=http://{member.bind_address(Purpose.CLIENT)}",
+                f"--advertise-client-urls=http://{member.address(Purpose.CLIENT)}",
+                f"--peer-urls=http://{member.bind_address(Purpose.PEER)}",
+                f"--advertise-peer-urls=http://{member.address(Purpose.PEER)}",
                 f"--initial-cluster={initial}",
             )
         else:
-            client, status = member.address(Purpose.CLIENT), member.address(Purpose.STATUS)
             own = (
-                f"--addr={client}",
-                f"--advertise-addr={client}",
-                f"--status-addr={status}",
-                f"--advertise-status-addr={status}",
+                f"--addr={member.bind_address(Purpose.CLIENT)}",
+                f"--advertise-addr={member.address(Purpose.CLIENT)}",
+                f"--status-addr={member.bind_address(Purpose.STATUS)}",
+                f"--advertise-status-addr={member.address(Purpose.STATUS)}",
                 f"--data-dir={files.data_dir}",
                 f"--pd={','.join(self.pd_endpoints)}",
             )
-        return (*own, f"--config={files.config}", f"--log-file={files.log}", "-L", files.log_level, *member.flags)
+        config = (f"--config={files.config}",) if files.config else ()
+        log = (f"--log-file={files.log}", "-L", files.log_level) if files.log else ()
+        return (*own, *config, *log, *member.flags)
 
     @property
     def pd_endpoints(self) -> tuple[str, ...]:
@@ -252,11 +266,14 @@ class Topology:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where one member keeps its things; strings, because a container's paths are not this machine's."""
+    """Where one member keeps its things; strings, because a container's paths are not this machine's.
+
+    Without a `config` file the servers' defaults hold; without a `log` file the log goes to stderr, as in a container.
+    """
 
     data_dir: str
-    config: str
-    log: str
+    config: str = ""
+    log: str = ""
     log_level: str = "info"
 
 

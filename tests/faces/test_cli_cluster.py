@@ -70,7 +70,10 @@ def test_the_life_of_a_cluster(drillyard: Shell) -> None:
     assert any("Welcome to TiKV" in line["text"] for line in lines)
 
     killed = drillyard("kill", "tikv1", "--json").document["member"]
-    assert (killed["state"], killed["exit"]) == ("stopped", {"code": None, "signal": "SIGKILL", "asked": True})
+    assert (killed["state"], killed["exit"]) == (
+        "stopped",
+        {"code": None, "signal": "SIGKILL", "asked": True, "oom": False},
+    )
     ran = drillyard("verify")
     assert ran.code == exits.NOT_READY
     assert "processes   closed   tikv1 was ended by signal 9 (asked for)" in ran.out

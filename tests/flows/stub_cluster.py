@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +20,19 @@ from drillyard.emulator.logs import open_log
 from drillyard.emulator.member import Listener
 from drillyard.flows.report import Entry, Picture, Trouble
 from drillyard.flows.up import Scope
-from drillyard.runtimes.abilities import DeployedMember, Deployment, EventKind, Exit, MemberEvent
-from drillyard.runtimes.local import ABILITIES, LocalRuntime
+from drillyard.runtimes import logs
+from drillyard.runtimes.abilities import (
+    DeployedMember,
+    Deployment,
+    EventKind,
+    Exit,
+    LogTail,
+    MemberEvent,
+    MemberFiles,
+    Reach,
+)
+from drillyard.runtimes.choice import Runtimes
+from drillyard.runtimes.local import ABILITIES
 from drillyard.topology import Purpose, Role, Topology
 from drillyard.waiting import Clock
 from drillyard.wire import errorpb, kvrpcpb, metapb, pdpb, services
@@ -83,7 +95,7 @@ class StubCluster:
             await listener.close()
 
     def scope(self, listener: Heard | None = None) -> Scope:
-        return Scope(cast(LocalRuntime, self.runtime), Clock(), listener or Heard())
+        return Scope(cast(Runtimes, self.runtime), Clock(), listener or Heard())
 
     async def cut(self, name: str) -> None:
         """Close every port of a member."""
@@ -261,6 +273,8 @@ class StubRuntime:
         self._directory = directory
         self._topology = topology
         self._events: list[asyncio.Queue[MemberEvent]] = []
+        self.started_again: list[str] = []
+        self.rest_was_started = False
         for part in ("data", "logs", "config"):
             (directory / part).mkdir(parents=True, exist_ok=True)
         self._members = {member.name: self._member(member.name, member.role) for member in topology.members}
@@ -279,10 +293,8 @@ class StubRuntime:
             starts=1,
             started_at=time.time() - 30,
             addresses=self._topology.member(name).addresses,
-            data_dir=self._directory / "data" / name,
-            log_path=log,
-            out_path=log.with_suffix(".out"),
             argv=("stub", name),
+            files=MemberFiles(self._directory / "data" / name, log, log.with_suffix(".out")),
         )
 
     def change(self, member: str, **changes: Any) -> None:
@@ -296,6 +308,27 @@ class StubRuntime:
     async def deployment(self, name: str) -> Deployment:
         members = tuple(self._members.values())
         return Deployment(name, "stub", ABILITIES, self._directory, self._topology, members, 1, 0.0)
+
+    async def start_member(self, name: str, member: str) -> None:
+        self.started_again.append(member)
+        self.change(member, running=True, pid=5000)
+
+    async def start_rest(self, name: str) -> None:
+        self.rest_was_started = True
+        for member in [one.name for one in self._members.values() if one.is_held_back]:
+            self.change(member, running=True, pid=5000, started_at=time.time() - 1)
+
+    async def tails(self, name: str, member: str, lines: int) -> tuple[LogTail, ...]:
+        found = self._members[member]
+        paths = logs.by_last_written((found.log_path, found.out_path))
+        return tuple(LogTail(str(path), logs.tail_lines(path, lines)) for path in paths)
+
+    async def keepsakes(self, name: str) -> dict[str, bytes]:
+        return {f"logs/{one}.log": logs.tail(member.log_path) for one, member in self._members.items()}
+
+    @asynccontextmanager
+    async def reach(self, deployment: Deployment) -> AsyncIterator[Reach]:
+        yield Reach()
 
     async def watch(self, name: str) -> AsyncIterator[MemberEvent]:
         queue: asyncio.Queue[MemberEvent] = asyncio.Queue()

@@ -437,7 +437,7 @@ def test_bundles_of_one_second_do_not_overwrite_each_other(tmp_path: Path) -> No
     async def run() -> list[Path]:
         async with StubCluster(tmp_path) as stub:
             scene = evidence.Scene("twice", await stub.runtime.deployment("stub"))
-            return [await evidence.save(scene, 1_000_000.5) for _ in range(2)]
+            return [await evidence.save(stub.scope().runtime, scene, 1_000_000.5) for _ in range(2)]
 
     first, second = asyncio.run(run())
     assert first.name == "19700112T134640Z-twice"

@@ -298,7 +298,7 @@ def test_start_of_what_runs_changes_nothing(runtime: LocalRuntime) -> None:
 def test_everything_is_for_its_owner_only(runtime: LocalRuntime) -> None:
     async def scenario() -> None:
         deployment = await up(runtime)
-        for path in (runtime.home, *deployment.directory.rglob("*")):
+        for path in (runtime.home.root, *deployment.directory.rglob("*")):
             if "__pycache__" not in path.parts:
                 assert stat.S_IMODE(path.lstat().st_mode) & 0o077 == 0, path
 

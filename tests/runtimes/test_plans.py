@@ -22,7 +22,8 @@ from drillyard.runtimes.abilities import (
     PortTaken,
     StartRefused,
 )
-from drillyard.runtimes.local import LocalRuntime, default_home
+from drillyard.runtimes.home import default_home
+from drillyard.runtimes.local import LocalRuntime
 from drillyard.runtimes.plans import Executable, Executables
 from drillyard.topology import PREFERRED_PORTS, Member, Profile, Purpose, Role, Topology
 
@@ -154,7 +155,7 @@ def test_other_members_are_refused_once_there_is_data(runtime: LocalRuntime) -> 
         async for event in runtime.watch("a"):
             assert event.deployment == "a"
             break
-        data = runtime.directory("a") / "data"
+        data = runtime.home.directory("a") / "data"
         (data / "pd0").mkdir(exist_ok=True)
         await runtime.stop("a")
         with pytest.raises(PlanDiffers, match="exists with other members; use another name"):

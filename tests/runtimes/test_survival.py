@@ -147,7 +147,7 @@ asyncio.run(main())
 def test_the_keeper_outlives_a_killed_command(runtime: LocalRuntime) -> None:
     async def scenario() -> None:
         await runtime.plan(Topology.of(1, 1), "a", STAND_INS)
-        code = COMMAND.format(tests=str(Path(__file__).parent), home=str(runtime.home))
+        code = COMMAND.format(tests=str(Path(__file__).parent), home=str(runtime.home.root))
         command = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
         assert command.stdout is not None
         assert [await command.stdout.readline() for _ in range(2)] == [b"starting\n", b"started\n"]
@@ -166,7 +166,7 @@ def test_the_keeper_outlives_a_killed_command(runtime: LocalRuntime) -> None:
 def test_a_command_killed_while_it_starts_leaves_something_to_work_with(runtime: LocalRuntime, after_s: float) -> None:
     async def scenario() -> None:
         plan = await runtime.plan(Topology.of(1, 1), "a", STAND_INS)
-        code = COMMAND.format(tests=str(Path(__file__).parent), home=str(runtime.home))
+        code = COMMAND.format(tests=str(Path(__file__).parent), home=str(runtime.home.root))
         command = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
         assert command.stdout is not None
         assert await command.stdout.readline() == b"starting\n"

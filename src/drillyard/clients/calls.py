@@ -6,6 +6,10 @@ about the member's health; that is for the judge.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+Dial = Callable[[str], str]  # where to connect for an address, host:port both; raises OSError when there is no way
+
 REFUSED = "refused"
 TIMED_OUT = "timed-out"
 BROKEN = "broken"
@@ -46,3 +50,8 @@ def split_address(address: str) -> tuple[str, int]:
 def strip_scheme(url: str) -> str:
     """host:port of a URL as PD lists it."""
     return url.split("://", 1)[-1].rstrip("/")
+
+
+def directly(address: str) -> str:
+    """The dial for members that are reached at the addresses by which they are known."""
+    return address

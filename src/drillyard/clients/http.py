@@ -17,7 +17,7 @@ from typing import Any
 import h11
 
 from drillyard.clients import calls
-from drillyard.clients.calls import CallFailed
+from drillyard.clients.calls import CallFailed, Dial, directly
 
 MOST_BYTES = 64 << 20
 _CHUNK = 64 << 10
@@ -40,10 +40,11 @@ class HttpAnswer:
 
 
 class HttpClient:
-    """GET requests to one member."""
+    """GET requests to one member, known by its address and reached where `dial` says at each new connection."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, dial: Dial = directly) -> None:
         self.address = address
+        self._dial = dial
         self._idle: list[_Connection] = []
         self._is_closed = False
 
@@ -77,7 +78,7 @@ class HttpClient:
                 return await self._exchange(kept, path)
             except (ConnectionError, _Stale):
                 continue
-        host, port = calls.split_address(self.address)
+        host, port = calls.split_address(self._dial(self.address))
         try:
             return await self._exchange(_Connection(*await asyncio.open_connection(host, port)), path)
         except _Stale as error:

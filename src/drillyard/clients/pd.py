@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from drillyard.clients import calls
-from drillyard.clients.calls import CallFailed
+from drillyard.clients.calls import CallFailed, Dial, directly
 from drillyard.clients.http import HttpAnswer, HttpClient
 from drillyard.wire import pdpb, services
 from drillyard.wire.rpc import Channel, RpcError, Status
@@ -26,13 +26,13 @@ API = "/pd/api/v1"
 
 
 class PdClient:
-    """One PD member, by its client address."""
+    """One PD member, by its client address; `dial` says where that is reached."""
 
-    def __init__(self, name: str, address: str) -> None:
+    def __init__(self, name: str, address: str, dial: Dial = directly) -> None:
         self.name = name
         self.address = address
-        self._http = HttpClient(address)
-        self._channel = Channel(*calls.split_address(address))
+        self._http = HttpClient(address, dial)
+        self._channel = channel_to(address, dial)
 
     def close(self) -> None:
         self._http.close()
@@ -99,6 +99,11 @@ class PdClient:
 
     async def _ask(self, call: Awaitable[T], timeout_s: float) -> T:
         return await ask(call, self.address, timeout_s)
+
+
+def channel_to(address: str, dial: Dial) -> Channel:
+    """A channel to the member that is known by this address."""
+    return Channel(*calls.split_address(address), dial=lambda: calls.split_address(dial(address)))
 
 
 async def ask(call: Awaitable[T], address: str, timeout_s: float) -> T:

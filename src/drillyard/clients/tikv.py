@@ -19,8 +19,8 @@ from enum import Enum
 from typing import Any
 
 from drillyard.clients import calls
-from drillyard.clients.calls import CallFailed
-from drillyard.clients.pd import PdClient, ask
+from drillyard.clients.calls import CallFailed, Dial, directly
+from drillyard.clients.pd import PdClient, ask, channel_to
 from drillyard.wire import errorpb, kvrpcpb, metapb, services
 from drillyard.wire.method import Method
 from drillyard.wire.rpc import Channel
@@ -69,10 +69,11 @@ class _Route:
 
 
 class RawClient:
-    """RawKV on one cluster, by the client addresses of its PD members."""
+    """RawKV on one cluster, by the client addresses of its PD members; `dial` says where any address is reached."""
 
-    def __init__(self, pd_addresses: Sequence[str], *, timeout_s: float = 5.0) -> None:
-        self._pds = [PdClient(address, address) for address in pd_addresses]
+    def __init__(self, pd_addresses: Sequence[str], *, timeout_s: float = 5.0, dial: Dial = directly) -> None:
+        self._pds = [PdClient(address, address, dial) for address in pd_addresses]
+        self._dial = dial
         self._timeout_s = timeout_s
         self._leader: PdClient | None = None
         self._cluster_id = 0
@@ -183,7 +184,7 @@ class RawClient:
     async def _call(self, method: Method[Any, Any], request: Any, address: str) -> Any:
         channel = self._channels.get(address)
         if channel is None:
-            channel = self._channels[address] = Channel(*calls.split_address(address))
+            channel = self._channels[address] = channel_to(address, self._dial)
         return await ask(channel.unary(method, request, timeout_s=self._timeout_s), address, self._timeout_s)
 
     async def _route(self, key: bytes) -> tuple[_Route | None, Outcome]:

@@ -28,14 +28,16 @@ from typing import Any, TypedDict, TypeVar, Unpack
 
 from drillyard.flows import inspect, operate, up
 from drillyard.flows.evidence import EvidenceLost
-from drillyard.flows.inspect import Listing, LogLine, Standing
+from drillyard.flows.inspect import Connection, Listing, LogLine, Standing
 from drillyard.flows.operate import Operation
 from drillyard.flows.prove import prove
 from drillyard.flows.report import DownReport, Ending, Listener, MemberRow, ProofReport, Report
 from drillyard.flows.up import TIMEOUT_S, Scope, UpRequest
 from drillyard.runtimes.abilities import RuntimeRefusal
-from drillyard.runtimes.local import DEFAULT_NAME
-from drillyard.topology import Problem, Profile, Topology, TopologyError
+from drillyard.runtimes.choice import COMPOSE
+from drillyard.runtimes.compose_plans import Images
+from drillyard.runtimes.home import DEFAULT_NAME
+from drillyard.topology import Problem, Profile, Role, Topology, TopologyError
 
 T = TypeVar("T")
 
@@ -81,11 +83,29 @@ class Wanted:
     pd_binary: str | None = None
     tikv_binary: str | None = None
     timeout_s: float = TIMEOUT_S
+    runtime: str | None = None
+    version: str | None = None
+    pd_image: str | None = None
+    tikv_image: str | None = None
 
     def request(self, name: str) -> UpRequest:
         if not self.timeout_s > 0:
             raise TopologyError([Problem("timeout", f"{self.timeout_s:g} s is no time to wait", "give more than 0")])
-        return UpRequest(name, self._topology(), self.pd_binary, self.tikv_binary, self.timeout_s)
+        return UpRequest(
+            name=name,
+            topology=self._topology(),
+            pd_binary=self.pd_binary,
+            tikv_binary=self.tikv_binary,
+            timeout_s=self.timeout_s,
+            runtime=self.runtime,
+            images=self._images(),
+        )
+
+    def _images(self) -> Images | None:
+        if self.version is None and self.pd_image is None and self.tikv_image is None:
+            return None
+        tagged = {role: f"pingcap/{role.value}:{self.version}" if self.version else None for role in Role}
+        return Images(self.pd_image or tagged[Role.PD], self.tikv_image or tagged[Role.TIKV])
 
     def _topology(self) -> Topology | None:
         counts = (self.pd, self.tikv, self.profile)
@@ -101,7 +121,7 @@ class Wanted:
         pd, tikv = (3 if count is None else count for count in (self.pd, self.tikv))
         if tikv == 0:
             raise TopologyError([Problem("tikv", "0 TiKV members", "give a number from 1 to 50")])
-        return Topology.of(pd, tikv, _profile(self.profile))
+        return Topology.of(pd, tikv, _profile(self.profile or usual_profile(self.runtime).value))
 
 
 class WantedOptions(TypedDict, total=False):
@@ -114,6 +134,10 @@ class WantedOptions(TypedDict, total=False):
     pd_binary: str | None
     tikv_binary: str | None
     timeout_s: float
+    runtime: str | None
+    version: str | None
+    pd_image: str | None
+    tikv_image: str | None
 
 
 class ClusterOptions(WantedOptions, total=False):
@@ -136,6 +160,10 @@ class Yard:
 
     async def prove(self, wanted: Wanted | None = None, name: str | None = None) -> ProofReport:
         return await prove(self._scope, (wanted or Wanted()).request(name or new_name("prove")))
+
+    async def adopt(self, project: str, name: str) -> Standing:
+        """Take a Compose project that somebody else started as the deployment `name`."""
+        return await operate.adopt(self._scope, project, name)
 
     async def list(self) -> Listing:
         return await inspect.listing(self._scope)
@@ -169,6 +197,10 @@ class Cluster:
 
     async def status(self) -> Standing:
         return await inspect.status(self._scope, self.name)
+
+    async def connection(self) -> Connection:
+        """Where clients connect, and what of that works from this machine."""
+        return await inspect.connection(self._scope, self.name)
 
     async def start(self, member: str) -> MemberRow:
         return await self.operate(Operation.START, member)
@@ -214,8 +246,7 @@ async def cluster(
     listener: Listener | None = None,
     **wanted: Unpack[WantedOptions],
 ) -> AsyncIterator[Cluster]:
-    """A cluster for the block: `pd`, `tikv`, `profile`, `topology`, `pd_binary`, `tikv_binary`, `timeout_s` as in
-    `Wanted`. Raises `NotReady`, or a refusal with its mend."""
+    """A cluster for the block; what is wanted is as in `Wanted`. Raises `NotReady`, or a refusal with its mend."""
     yard = Yard(home, listener)
     chosen = name or new_name("cluster")
     handle = yard.cluster(chosen)
@@ -378,9 +409,22 @@ def _read_topology(path: Path) -> Topology:
     return parse_topology(text, str(path))
 
 
-def _profile(name: str | None) -> Profile:
+def usual_profile(runtime: str | None) -> Profile:
+    """The timings that are taken when none are asked for: containers are for the real servers' own."""
+    return Profile.UPSTREAM if runtime == COMPOSE else Profile.LAPTOP
+
+
+def render_compose(wanted: Wanted) -> str:
+    """The Compose file of the topology that is wanted; the usual one is subjects/tikv/docker-compose.yaml."""
+    from drillyard.runtimes import compose_file
+
+    topology = wanted.request(DEFAULT_NAME).topology
+    return compose_file.render(topology or compose_file.default_topology())
+
+
+def _profile(name: str) -> Profile:
     try:
-        return Profile(name or Profile.LAPTOP.value)
+        return Profile(name)
     except ValueError:
         known = " or ".join(profile.value for profile in Profile)
         raise TopologyError([Problem("profile", f"{name!r} is no profile", f"use {known}")]) from None

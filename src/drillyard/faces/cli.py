@@ -43,6 +43,10 @@ TopologyFile = Annotated[str | None, typer.Option("--topology", help="A topology
 ProfileName = Annotated[str | None, typer.Option("--profile", help="Timings: laptop or upstream.", metavar="NAME")]
 PdBinary = Annotated[str | None, typer.Option("--pd-binary", help="A real pd-server to run.", metavar="FILE")]
 TikvBinary = Annotated[str | None, typer.Option("--tikv-binary", help="A real tikv-server to run.", metavar="FILE")]
+RuntimeName = Annotated[str | None, typer.Option("--runtime", help="What runs it: local or compose.", metavar="NAME")]
+Version = Annotated[str | None, typer.Option("--version", help="compose: the release of both images.", metavar="TAG")]
+PdImage = Annotated[str | None, typer.Option("--pd-image", help="compose: the image of PD.", metavar="IMAGE")]
+TikvImage = Annotated[str | None, typer.Option("--tikv-image", help="compose: the image of TiKV.", metavar="IMAGE")]
 Timeout = Annotated[float, typer.Option("--timeout", help="How long to wait for all gates.", metavar="SECONDS")]
 MemberName = Annotated[str, typer.Argument(help="The member, such as tikv1.", metavar="MEMBER")]
 DEFAULT = "default"
@@ -60,6 +64,10 @@ def up(
     profile: ProfileName = None,
     pd_binary: PdBinary = None,
     tikv_binary: TikvBinary = None,
+    runtime: RuntimeName = None,
+    version: Version = None,
+    pd_image: PdImage = None,
+    tikv_image: TikvImage = None,
     timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
@@ -68,7 +76,8 @@ def up(
     from drillyard.faces.api import Wanted
 
     command, yard = _begin("up", as_json, is_long=True)
-    wanted = Wanted(pd, tikv, profile, topology, pd_binary, tikv_binary, timeout)
+    local = (pd, tikv, profile, topology, pd_binary, tikv_binary, timeout)
+    wanted = Wanted(*local, runtime, version, pd_image, tikv_image)
 
     async def work() -> int:
         report = await yard.up(wanted, name)
@@ -124,6 +133,10 @@ def prove(
     profile: ProfileName = None,
     pd_binary: PdBinary = None,
     tikv_binary: TikvBinary = None,
+    runtime: RuntimeName = None,
+    version: Version = None,
+    pd_image: PdImage = None,
+    tikv_image: TikvImage = None,
     timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
@@ -132,7 +145,8 @@ def prove(
     from drillyard.faces.api import Wanted
 
     command, yard = _begin("prove", as_json, is_long=True)
-    wanted = Wanted(pd, tikv, profile, topology, pd_binary, tikv_binary, timeout)
+    local = (pd, tikv, profile, topology, pd_binary, tikv_binary, timeout)
+    wanted = Wanted(*local, runtime, version, pd_image, tikv_image)
 
     async def work() -> int:
         proof = await yard.prove(wanted, name)
@@ -189,9 +203,15 @@ def list_(as_json: Json = False) -> None:
             for name in listing.unreadable:
                 mend = console.as_called(f"`drillyard down --delete-data --name {name}` removes it")
                 console.say(f"{name:<20} its plan is damaged; {mend}")
+            for name, why in listing.unreachable:
+                console.say(f"{name:<20} cannot be asked: {why}")
 
-        standings = [document.of_standing(one) for one in listing.standings]
-        return command.end(exits.OK, show, deployments=standings, unreadable=list(listing.unreadable))
+        parts = {
+            "deployments": [document.of_standing(one) for one in listing.standings],
+            "unreadable": list(listing.unreadable),
+            "unreachable": [{"deployment": name, "why": why} for name, why in listing.unreachable],
+        }
+        return command.end(exits.OK, show, **parts)
 
     _finish(command, work)
 
@@ -244,20 +264,69 @@ def logs(
 
 
 @app.command()
-def connect(name: Name = DEFAULT, as_json: Json = False) -> None:
+def connect(
+    name: Name = DEFAULT,
+    hosts: Annotated[bool, typer.Option("--hosts", help="Only lines for /etc/hosts.")] = False,
+    as_json: Json = False,
+) -> None:
     """Where clients connect: the PD endpoints, separated by commas."""
     from drillyard.faces import console, document, exits
 
     command, yard = _begin("connect", as_json)
 
     async def work() -> int:
-        standing = await yard.cluster(name).status()
-        endpoints = list(standing.pd_endpoints)
+        connection = await yard.cluster(name).connection()
+        standing = connection.standing
+        parts = {
+            "pd_endpoints": list(standing.pd_endpoints),
+            "deployment": document.of_standing(standing),
+            "network": document.of_network(connection),
+        }
+        return command.end(exits.OK, lambda: console.show_connection(connection, only_hosts=hosts), **parts)
+
+    _finish(command, work)
+
+
+@app.command()
+def adopt(
+    project: Annotated[str, typer.Argument(help="The Compose project.", metavar="PROJECT")],
+    name: NewName = None,
+    as_json: Json = False,
+) -> None:
+    """Take a cluster that was started with plain `docker compose` as a deployment."""
+    from drillyard.faces import console, document, exits
+
+    command, yard = _begin("adopt", as_json)
+
+    async def work() -> int:
+        standing = await yard.adopt(project, name or project)
 
         def show() -> None:
-            console.say(",".join(endpoints))
+            console.show_standings([standing])
+            console.show_members(standing.members)
 
-        return command.end(exits.OK, show, pd_endpoints=endpoints, deployment=document.of_standing(standing))
+        return command.end(exits.OK, show, deployment=document.of_standing(standing))
+
+    _finish(command, work)
+
+
+render = typer.Typer(no_args_is_help=True, help="Print the files that other programs take.", rich_markup_mode=None)
+app.add_typer(render, name="render")
+
+
+@render.command("compose")
+def render_compose(
+    pd: Pd = None, tikv: Tikv = None, topology: TopologyFile = None, profile: ProfileName = None
+) -> None:
+    """The Compose file of a topology, for plain `docker compose`."""
+    from drillyard.faces import api, console, exits
+    from drillyard.faces.runner import Command
+
+    command = Command("render", False)
+
+    async def work() -> int:
+        text = api.render_compose(api.Wanted(pd, tikv, profile, topology, runtime="compose"))
+        return command.end(exits.OK, lambda: console.say(text.rstrip("\n")))
 
     _finish(command, work)
 

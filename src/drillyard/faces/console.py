@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from drillyard.flows.inspect import Standing
+from drillyard.flows.inspect import Connection, Standing
 from drillyard.flows.report import (
     DownReport,
     Entry,
@@ -27,6 +27,7 @@ from drillyard.flows.report import (
     gate_rows,
     member_rows,
 )
+from drillyard.flows.up import name_option
 from drillyard.judge.readiness import NOT_ASKED
 
 if TYPE_CHECKING:
@@ -168,6 +169,10 @@ def show_ready(report: Report) -> None:
     was_waited = any(gate.open_after_s is not None for gate in report.gates)
     after = f" after {report.elapsed_s:.2f} s" if was_waited else ""
     gates = f"{count} of {count} gates are open"
+    if report.network is not None:
+        where += (
+            f" in the network {report.network.name} (`{program()} connect{name_option(report.deployment)}` tells how)"
+        )
     say(f"{report.deployment} is ready{after}: {gates}, proven from outside on {report.proven}; connect to {where}")
 
 
@@ -178,11 +183,36 @@ def show_report(report: Report) -> None:
     show_members(report.members)
 
 
+def show_connection(connection: Connection, *, only_hosts: bool) -> None:
+    """The endpoints alone on the first line; for a container network what works from here behind that."""
+    network = connection.standing.network
+    hosts = [f"{address} {name}" for name, address in network.hosts.items()] if network else []
+    if only_hosts:
+        for line in hosts:
+            say(line)
+        return
+    say(",".join(connection.standing.pd_endpoints))
+    if network is None:
+        return
+    say(f"# in the network {network.name}, as in: docker run --rm -it --network {network.name} IMAGE")
+    if hosts and connection.is_reachable:
+        say("# from this machine, with these lines in /etc/hosts (connect --hosts prints them alone):")
+        for line in hosts:
+            say(f"#   {line}")
+    elif hosts:
+        say("# not from this machine itself: it does not reach the containers' addresses")
+    for inside, here in network.published.items():
+        say(f"# {inside} is published at {here}")
+
+
 def show_members(rows: Iterable[MemberRow]) -> None:
     told = []
     for row in rows:
         state = f"{row.state} ({row.exit_text})" if row.exit_text else row.state
-        told.append((row.name, _runs(row), state, f"pid {row.pid}" if row.pid else "", row.addresses["client"]))
+        if row.restarts:
+            state += f", restarted {row.restarts}x"
+        where = row.container or (f"pid {row.pid}" if row.pid else "")
+        told.append((row.name, _runs(row), state, where, row.addresses["client"]))
     least = (11, 20, 10, 12, 0)  # so that the rows of one command after another still stand in columns
     widths = [max(width, *(len(row[at]) for row in told)) for at, width in enumerate(least)] if told else []
     for cells in told:
@@ -202,6 +232,9 @@ def show_trouble(trouble: Trouble) -> None:
 def _show_findings(trouble: Trouble) -> None:
     for lack in trouble.lacks[1:]:
         complain(f"  also: {lack}")
+    if trouble.cause is not None:
+        complain(f"  cause: {trouble.cause.name}: {trouble.cause.text}")
+        complain(f"  mend: {as_called(trouble.cause.mend)}")
     if trouble.last_reading:
         complain(f"  last reading: {trouble.last_reading}")
     if trouble.log_lines:
@@ -220,7 +253,9 @@ def show_down(report: DownReport) -> None:
     if report.killed:
         what += f" ({', '.join(report.killed)} by force)"
     if report.is_clean:
-        proof = f"nothing left of {report.checked_pids} processes and {report.checked_ports} ports"
+        counts = ((report.checked_pids, "processes"), (report.checked_containers, "containers"))
+        looked_for = [f"{count} {things}" for count, things in counts if count]
+        proof = f"nothing left of {' and '.join([*looked_for, f'{report.checked_ports} ports'])}"
         say(f"{report.deployment} is down: {what}; {proof}")
     else:
         complain(f"error: {report.deployment} is not down: left are {', '.join(report.left)}")

@@ -7,9 +7,10 @@ many readers. Times are seconds since the epoch.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from drillyard.flows.inspect import LogLine, Standing
+from drillyard.flows.inspect import Connection, LogLine, Standing
 from drillyard.flows.report import DownReport, Entry, GateRow, MemberRow, ProofReport, Report, Trouble
 
 FORMAT = 1
@@ -48,7 +49,12 @@ def of_gate(row: GateRow) -> dict[str, Any]:
 
 
 def of_member(row: MemberRow) -> dict[str, Any]:
-    end = {"code": row.exit_code, "signal": row.exit_signal or None, "asked": row.exit_asked}
+    end = {
+        "code": row.exit_code,
+        "signal": row.exit_signal or None,
+        "asked": row.exit_asked,
+        "oom": row.exit_oom,
+    }
     return {
         "name": row.name,
         "role": row.role,
@@ -58,7 +64,22 @@ def of_member(row: MemberRow) -> dict[str, Any]:
         "pid": row.pid,
         "exit": None if row.exit_asked is None else end,
         "addresses": dict(row.addresses),
-        "log_path": str(row.log_path),
+        "log_path": str(row.log_path or ""),
+        "container": row.container,
+        "restarts": row.restarts,
+    }
+
+
+def of_network(connection: Connection) -> dict[str, Any] | None:
+    """The container network, or None when the members listen on this machine itself."""
+    network = connection.standing.network
+    if network is None:
+        return None
+    return {
+        "name": network.name,
+        "hosts": dict(network.hosts),
+        "published": dict(network.published),
+        "is_reachable": connection.is_reachable,
     }
 
 
@@ -79,6 +100,7 @@ def of_trouble(trouble: Trouble) -> dict[str, Any]:
         "evidence": trouble.evidence,
         "next_command": trouble.next_command,
         "state": trouble.state,
+        "cause": None if trouble.cause is None else dataclasses.asdict(trouble.cause),
     }
 
 
@@ -94,6 +116,7 @@ def of_down(report: DownReport) -> dict[str, Any]:
         "killed": list(report.killed),
         "checked_pids": report.checked_pids,
         "checked_ports": report.checked_ports,
+        "checked_containers": report.checked_containers,
         "left": list(report.left),
         "is_data_deleted": report.is_data_deleted,
         "kept": list(report.kept),

@@ -1,24 +1,21 @@
 """Look without judging: how deployments and members are, what their logs say, where to connect.
 
 Rules: nothing here asks a member anything; the runtime's word is enough, so these answer at once, also about a
-deployment that hangs. Following a log polls the file, because members write it themselves, and ends with the caller.
+deployment that hangs. `connection` tries whether an address can be reached, and asks nothing there. Following a log
+ends with the caller.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from drillyard.flows import evidence
 from drillyard.flows.report import MemberRow, member_rows
 from drillyard.flows.up import Scope
-from drillyard.runtimes.abilities import DeployedMember, Deployment
-from drillyard.waiting import Deadline, until
-
-FOLLOW_POLL_S = 0.1
-FOLLOW_SLICE_S = 3600.0
-_CHUNK = 1 << 20
+from drillyard.runtimes.abilities import DeployedMember, Deployment, Network, PlanUnreadable, RuntimeRefusal
+from drillyard.runtimes.reach import dials_of, is_reachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +28,7 @@ class Standing:
     directory: Path
     members: tuple[MemberRow, ...]
     pd_endpoints: tuple[str, ...]
+    network: Network | None = None  # None: the members listen on this machine itself
 
     @property
     def running(self) -> int:
@@ -39,10 +37,12 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Every deployment; of those in `unreadable` only the name is known, because their plan is damaged."""
+    """Every deployment; of those in `unreadable` only the name is known, because their plan is damaged, of those in
+    `unreachable` the name and why their runtime cannot be asked."""
 
     standings: tuple[Standing, ...]
     unreadable: tuple[str, ...] = ()
+    unreachable: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,62 +55,51 @@ async def status(scope: Scope, name: str) -> Standing:
     return _standing(await scope.runtime.deployment(name))
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where clients connect: the PD endpoints, and for members in a network what works from this machine."""
+
+    standing: Standing
+    is_reachable: bool  # whether the addresses (in a network: the containers') answer from here
+
+
+async def connection(scope: Scope, name: str) -> Connection:
+    deployment = await scope.runtime.deployment(name)
+    reachable = deployment.network is None or await is_reachable(dials_of(deployment).values())
+    return Connection(_standing(deployment), reachable)
+
+
 async def listing(scope: Scope) -> Listing:
     found = tuple(_standing(deployment) for deployment in await scope.runtime.list())
     read = {standing.name for standing in found}
-    return Listing(found, tuple(name for name in scope.runtime.names() if name not in read))
+    unreadable, unreachable = [], []
+    for name in scope.runtime.names():
+        if name not in read:
+            try:
+                await scope.runtime.deployment(name)
+            except PlanUnreadable:
+                unreadable.append(name)
+            except RuntimeRefusal as refused:
+                unreachable.append((name, str(refused)))
+    return Listing(found, tuple(unreadable), tuple(unreachable))
 
 
 async def logs(scope: Scope, name: str, member: str | None, lines: int) -> tuple[LogLine, ...]:
-    """The last lines of one member's log, or of every member's: its log file, and its output when that has any.
-
-    Lines of an output carry no time: of the two files the one that was written to last is told last.
-    """
+    """The last lines of one member's logs, or of every member's; of a member's logs the one that was written to last is
+    told last, because lines of an output carry no time."""
     deployment = await scope.runtime.deployment(name)
     found: list[LogLine] = []
     for one in _chosen(deployment, member):
-        for path in evidence.by_last_written(one):
-            found.extend(LogLine(one.name, text) for text in evidence.tail_lines(path, lines))
+        for tail in await scope.runtime.tails(name, one.name, lines):
+            found.extend(LogLine(one.name, text) for text in tail.lines)
     return tuple(found)
 
 
 async def follow(scope: Scope, name: str, member: str | None) -> AsyncIterator[LogLine]:
     """Every line that is written from now on, until the caller has enough."""
-    deployment = await scope.runtime.deployment(name)
-    followed = [
-        _Followed(one.name, path) for one in _chosen(deployment, member) for path in evidence.by_last_written(one)
-    ]
-
-    async def look() -> list[LogLine] | None:
-        return [LogLine(one.member, text) for one in followed for text in one.read()] or None
-
-    while True:
-        for line in await until(look, Deadline.after(scope.clock, FOLLOW_SLICE_S), poll_s=FOLLOW_POLL_S) or []:
-            yield line
-
-
-class _Followed:
-    """One file from its present end on; a file that was cut or made anew is read from its beginning."""
-
-    def __init__(self, member: str, path: Path) -> None:
-        self.member = member
-        self._path = path
-        self._at = path.stat().st_size if path.exists() else 0
-        self._rest = b""
-
-    def read(self) -> list[str]:
-        try:
-            size = self._path.stat().st_size
-            if size < self._at:
-                self._at, self._rest = 0, b""
-            with self._path.open("rb") as file:
-                file.seek(self._at)
-                data = file.read(_CHUNK)
-        except OSError:
-            return []
-        self._at += len(data)
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        return [line.decode("utf-8", "replace") for line in whole]
+    async with contextlib.aclosing(scope.runtime.follow(name, member)) as lines:  # type: ignore[type-var]
+        async for one, text in lines:
+            yield LogLine(one, text)
 
 
 def _chosen(deployment: Deployment, member: str | None) -> tuple[DeployedMember, ...]:
@@ -125,4 +114,5 @@ def _standing(deployment: Deployment) -> Standing:
         directory=deployment.directory,
         members=member_rows(deployment),
         pd_endpoints=deployment.pd_endpoints,
+        network=deployment.network,
     )

@@ -2,7 +2,7 @@
 
 Rules: one cycle makes one observation, asked gate by gate, and judges it whole. While waiting, a cycle stops at the
 first gate that is closed (the rest is "not asked yet"), so that a starting cluster is not burdened with questions that
-cannot be answered; the data path, which writes, is asked last. An event of the keeper cuts a look short and starts the
+cannot be answered; the data path, which writes, is asked last. An event of the runtime cuts a look short and starts the
 next, so that an exit ends a wait at once. What opened and ended when goes to the time line.
 
 Not here: starting, stopping, evidence.
@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from drillyard.flows.report import Entry, Listener, Picture, cluster_id_of
 from drillyard.judge.readiness import Gate, Status, judge, judge_gate
 from drillyard.observation import Observation, Probe, ProcessSeen, Reading, Started, StartedMember
 from drillyard.probes import Prober
-from drillyard.runtimes.abilities import Deployment, EventKind, MemberEvent, Runtime
+from drillyard.runtimes.abilities import Deployment, EventKind, MemberEvent, Reach, Runtime
 from drillyard.topology import Role
 from drillyard.waiting import Clock, Deadline, Wake, until
 
@@ -45,15 +45,19 @@ class Eyes:
 
 
 class Lookout:
-    """Use as an async context: it follows the keeper's events while it is open."""
+    """Use as an async context: it follows the runtime's events while it is open."""
 
     def __init__(self, eyes: Eyes, deployment: Deployment, *, since: float | None = None, patience_s: float) -> None:
         self._eyes = eyes
         self._deployment = deployment
         self._name = deployment.name
         self._identity = deployment.directory / "data" / "cluster.json"
-        self.started = started_of(deployment, _recalled(self._identity))
-        self._prober = Prober(self.started, eyes.clock.now, os.urandom(8), timeout_s=patience_s)
+        self.started = started_of(deployment, _recalled(self._identity), since)
+        self._patience_s = patience_s
+        self._open = contextlib.AsyncExitStack()
+        self._reach: Reach
+        self._prober: Prober
+        self._forgiven: dict[str, float] = {}
         self._began = eyes.clock.now() if since is None else since
         self._wake = Wake()
         self._cycles = 0
@@ -65,7 +69,13 @@ class Lookout:
     async def __aenter__(self) -> Lookout:
         for member in self._deployment.members:
             if member.running and (member.started_at or 0.0) >= self._began:
-                self.note(f"{member.name} started (pid {member.pid})", at=member.started_at, member=member.name)
+                self.note(f"{member.name} started{_pid_words(member.pid)}", at=member.started_at, member=member.name)
+        self._reach = await self._open.enter_async_context(self._eyes.runtime.reach(self._deployment))
+        if self._reach.words:
+            self.note(f"the members are reached {self._reach.words}")
+        now, nonce = self._eyes.clock.now, os.urandom(8)
+        self._prober = Prober(self.started, now, nonce, timeout_s=self._patience_s, dial=self._reach.dial)
+        self._open.push_async_callback(self._prober.close)
         self._watch = asyncio.create_task(self._follow())
         return self
 
@@ -75,14 +85,15 @@ class Lookout:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        await self._prober.close()
+        await self._open.aclose()
 
     async def look(self, *, to_the_end: bool) -> Picture:
         """One cycle. `to_the_end` asks every question, whatever is closed."""
         self._cycles += 1
         deployment = await self._eyes.runtime.deployment(self._name)
         now = self._eyes.clock.now()
-        seen = Observation(self._cycles, now, self.started, process_readings(deployment, now))
+        self._reach.renew(deployment)
+        seen = Observation(self._cycles, now, self.started, process_readings(deployment, now, self._forgiven))
         for gate, ask in self._stages():
             seen = seen.with_readings(await ask(seen))
             if not to_the_end and judge_gate(gate, seen).status is not Status.HOLDS:
@@ -102,6 +113,13 @@ class Lookout:
         if found is not None:
             return found, True
         return self.last or await self.look(to_the_end=False), False
+
+    def forgive(self, member: str, ended_at: float) -> None:
+        """Count this end of the member no more, if it runs again."""
+        self._forgiven[member] = ended_at
+
+    def has_forgiven(self, member: str) -> bool:
+        return member in self._forgiven
 
     def _stages(self) -> tuple[tuple[Gate, Stage], ...]:
         return (
@@ -134,7 +152,7 @@ class Lookout:
         self._eyes.listener.see(picture)
 
     async def _follow(self) -> None:
-        """Turn the keeper's events into entries, and wake the wait. A watch that ends leaves the poll."""
+        """Turn the runtime's events into entries, and wake the wait. A watch that ends leaves the poll."""
         async with contextlib.aclosing(self._eyes.runtime.watch(self._name)) as events:  # type: ignore[type-var]
             async for event in events:
                 if not event.is_replay:
@@ -147,11 +165,14 @@ def event_words(event: MemberEvent) -> str:
         return f"{event.member} ended: {event.exit}"
     if event.kind is EventKind.STOPPING:
         return f"{event.member} is asked to end"
-    pid = f" (pid {event.pid})" if event.pid is not None else ""
-    return f"{event.member} {event.kind.value}{pid}"
+    return f"{event.member} {event.kind.value}{_pid_words(event.pid)}"
 
 
-def started_of(deployment: Deployment, cluster_id: int | None) -> Started:
+def _pid_words(pid: int | None) -> str:
+    return f" (pid {pid})" if pid is not None else ""
+
+
+def started_of(deployment: Deployment, cluster_id: int | None, since: float | None = None) -> Started:
     """What must be found, from what was deployed."""
     members = tuple(
         StartedMember(member.name, member.role, member.addresses["client"], member.addresses.get("status", ""))
@@ -162,10 +183,12 @@ def started_of(deployment: Deployment, cluster_id: int | None) -> Started:
         for member in deployment.topology.of_role(Role.TIKV)
     ]
     fresh_s = min(MOST_FRESH_S, FRESH_HEARTBEATS * max(intervals, default=MOST_FRESH_S))
-    return Started(members, cluster_id, fresh_s)
+    return Started(members, cluster_id, fresh_s, since)
 
 
-def process_readings(deployment: Deployment, now: float) -> tuple[Reading, ...]:
+def process_readings(
+    deployment: Deployment, now: float, forgiven: Mapping[str, float] | None = None
+) -> tuple[Reading, ...]:
     readings = []
     for member in deployment.members:
         end = member.exit
@@ -177,6 +200,9 @@ def process_readings(deployment: Deployment, now: float) -> tuple[Reading, ...]:
             signal=end.signal if end else None,
             asked=end.asked if end else False,
             paused=member.paused,
+            held_back=member.is_held_back and deployment.is_up,
+            ended_at=end.at if end and end.at > (forgiven or {}).get(member.name, 0.0) else 0.0,
+            restarts=member.restarts,
         )
         readings.append(Reading(member.name, Probe.PROCESS, now, now, seen))
     return tuple(readings)

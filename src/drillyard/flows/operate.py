@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from drillyard.flows import evidence
+from drillyard.flows.inspect import Standing, status
 from drillyard.flows.report import DownReport, MemberRow, member_rows
 from drillyard.flows.up import Scope, name_option
 from drillyard.runtimes.abilities import Deployment, RuntimeRefusal, WrongState
@@ -70,6 +71,7 @@ async def down(scope: Scope, name: str, *, delete_data: bool = False) -> DownRep
         *(f"process {pid}" for pid in report.left_pids),
         *(f"port {port}, used by {owner}" for port, owner in report.left_ports.items()),
         *(str(path) for path in report.left_paths),
+        *report.left_objects,
     )
     return DownReport(
         deployment=name,
@@ -78,6 +80,7 @@ async def down(scope: Scope, name: str, *, delete_data: bool = False) -> DownRep
         killed=report.killed,
         checked_pids=len(report.checked_pids),
         checked_ports=len(report.checked_ports),
+        checked_containers=len(report.checked_containers),
         left=left,
         is_data_deleted=report.data_deleted,
         kept=tuple(str(path) for path in report.kept),
@@ -85,10 +88,16 @@ async def down(scope: Scope, name: str, *, delete_data: bool = False) -> DownRep
     )
 
 
+async def adopt(scope: Scope, project: str, name: str) -> Standing:
+    """Take a Compose project that somebody else started as a deployment, and tell how it stands."""
+    await scope.runtime.adopt(project, name)
+    return await status(scope, name)
+
+
 async def save_evidence(scope: Scope, name: str, reason: str) -> Path:
     """A bundle of how the deployment is now; what the members answer is in PD's view and their logs."""
     deployment = await scope.runtime.deployment(name)
-    return await evidence.save(evidence.Scene(reason, deployment), scope.clock.now())
+    return await evidence.save(scope.runtime, evidence.Scene(reason, deployment), scope.clock.now())
 
 
 async def _save_unseen_end(scope: Scope, name: str) -> str:
@@ -97,4 +106,4 @@ async def _save_unseen_end(scope: Scope, name: str) -> str:
         deployment = await scope.runtime.deployment(name)
     except RuntimeRefusal:
         return ""  # a damaged plan or a stuck keeper: there is no picture to save, and `down` must still go on
-    return await evidence.save_unseen_end(deployment, scope.clock.now())
+    return await evidence.save_unseen_end(scope.runtime, deployment, scope.clock.now())

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from drillyard.judge.causes import Cause
 from drillyard.judge.readiness import Gate, Readiness, Status, exit_words
 from drillyard.observation import (
     Answer,
@@ -25,7 +26,7 @@ from drillyard.observation import (
     StoresSeen,
     TimestampsSeen,
 )
-from drillyard.runtimes.abilities import DeployedMember, Deployment
+from drillyard.runtimes.abilities import DeployedMember, Deployment, Network
 from drillyard.topology import Role
 
 EMULATOR_MARK = "drillyard"  # how our emulated servers begin their git hash
@@ -97,8 +98,11 @@ class MemberRow:
     exit_signal: str
     exit_asked: bool | None
     addresses: dict[str, str]
-    log_path: Path
+    log_path: Path | None  # None for a container, whose log Docker has
     version: str = ""
+    container: str = ""
+    restarts: int = 0  # by its restart policy
+    exit_oom: bool = False
 
     @property
     def title(self) -> str:
@@ -109,7 +113,7 @@ class MemberRow:
         if self.exit_asked is None:
             return ""
         how = self.exit_signal or ("exit code unknown" if self.exit_code is None else f"exit code {self.exit_code}")
-        return f"{how}, {'asked' if self.exit_asked else 'unexpected'}"
+        return f"{how}, {'asked' if self.exit_asked else 'unexpected'}{', out of memory' if self.exit_oom else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,7 @@ class Trouble:
     evidence: str = ""
     next_command: str = ""
     state: str = ""
+    cause: Cause | None = None
     is_down: bool = False  # nothing runs: the text and the next command say all that a person needs
 
     @property
@@ -161,6 +166,7 @@ class Report:
     gates: tuple[GateRow, ...]
     members: tuple[MemberRow, ...]
     pd_endpoints: tuple[str, ...]
+    network: Network | None = None  # None: the members listen on this machine itself
     pd_leader: str = ""
     cluster_id: int = 0
     proven: str = ""
@@ -184,6 +190,7 @@ class DownReport:
     killed: tuple[str, ...] = ()
     checked_pids: int = 0
     checked_ports: int = 0
+    checked_containers: int = 0
     left: tuple[str, ...] = ()
     is_data_deleted: bool = False
     kept: tuple[str, ...] = ()
@@ -217,6 +224,7 @@ def report_of(picture: Picture, timeline: Iterable[Entry], opened: dict[Gate, fl
         gates=gate_rows(picture.readiness, opened),
         members=members,
         pd_endpoints=deployment.pd_endpoints,
+        network=deployment.network,
         pd_leader=leader_of(observation),
         cluster_id=cluster_id_of(observation),
         proven=proven_words(members) if picture.readiness.is_ready else "",
@@ -252,8 +260,11 @@ def _member_row(member: DeployedMember, version: tuple[str, str]) -> MemberRow:
         exit_signal=end.signal_name if end else "",
         exit_asked=end.asked if end else None,
         addresses=dict(member.addresses),
-        log_path=member.log_path,
+        log_path=member.files.log_path if member.files else None,
         version=told_version,
+        container=member.container.name if member.container else "",
+        restarts=member.restarts,
+        exit_oom=end.is_oom if end else False,
     )
 
 

@@ -1,9 +1,10 @@
 """Bring a deployment up and wait until it is proven, or look at one that is there.
 
 `up`: plan, start, wait by gates, report. On a deployment that runs already it starts nothing and waits only for the
-proof. `verify`: one look, or a wait. Rules: a member that ends during a wait ends the wait at once; a wait that fails
-or is interrupted saves its evidence before it returns; members that run are left running, for they are evidence too,
-and the report says so.
+proof. `verify`: one look, or a wait. Rules: members that the runtime holds back are started when PD grants timestamps;
+a member that ends during a wait ends the wait at once, also if a restart policy brings it back. One end is forgiven
+once: that of a TiKV which asked for a timestamp too early. A wait that fails or is interrupted saves its evidence
+before it returns; members that run are left running, for they are evidence too, and the report says so.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +30,17 @@ from drillyard.flows.report import (
     report_of,
     state_of,
 )
-from drillyard.judge.readiness import Verdict
-from drillyard.observation import Reading
-from drillyard.runtimes.abilities import DeployedMember, Deployment, Misuse, RuntimeRefusal
-from drillyard.runtimes.local import DEFAULT_NAME, LocalRuntime
+from drillyard.judge import causes
+from drillyard.judge.causes import Cause
+from drillyard.judge.readiness import Gate, Status, Verdict
+from drillyard.observation import Probe, ProcessSeen, Reading
+from drillyard.runtimes.abilities import DeployedMember, Deployment, LogTail, Misuse, RuntimeRefusal, WrongState
+from drillyard.runtimes.choice import Runtimes, Wish
+from drillyard.runtimes.compose_plans import ComposePlan, Images
+from drillyard.runtimes.home import DEFAULT_NAME
 from drillyard.runtimes.plans import Executable, Executables, Plan
 from drillyard.topology import Role, Topology
-from drillyard.waiting import Clock
+from drillyard.waiting import Clock, Deadline
 
 if TYPE_CHECKING:
     from drillyard.flows.lookout import Lookout
@@ -52,24 +58,27 @@ class UpRequest:
     pd_binary: str | None = None
     tikv_binary: str | None = None
     timeout_s: float = TIMEOUT_S
+    runtime: str | None = None
+    images: Images | None = None
 
-    def executables(self) -> Executables | None:
-        if self.pd_binary is None and self.tikv_binary is None:
-            return None
-        return Executables(_executable(self.pd_binary), _executable(self.tikv_binary))
+    def wish(self) -> Wish:
+        executables = None
+        if self.pd_binary is not None or self.tikv_binary is not None:
+            executables = Executables(_executable(self.pd_binary), _executable(self.tikv_binary))
+        return Wish(self.name, self.runtime, self.topology, executables, self.images)
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What every flow works with."""
 
-    runtime: LocalRuntime
+    runtime: Runtimes
     clock: Clock
     listener: Listener
 
     @classmethod
     def of(cls, home: Path | None = None, listener: Listener | None = None) -> Scope:
-        return cls(LocalRuntime(home), Clock(), listener or Silence())
+        return cls(Runtimes(home), Clock(), listener or Silence())
 
 
 async def up(scope: Scope, request: UpRequest) -> Report:
@@ -77,13 +86,15 @@ async def up(scope: Scope, request: UpRequest) -> Report:
     began = scope.clock.now()
     if request.topology is not None and not request.topology.of_role(Role.TIKV):
         raise Misuse("the topology has no TiKV", "add at least one: without a store no gate after PD's can open")
-    plan = await scope.runtime.plan(request.topology, request.name, request.executables())
+    plan = await scope.runtime.plan(request.wish())
     deployment = await scope.runtime.deployment(request.name)
+    told: list[Entry] = []
     if not deployment.is_up:
         with contextlib.suppress(evidence.EvidenceLost):  # a start removes nothing
-            await evidence.save_unseen_end(deployment, scope.clock.now())
-        deployment = await _start(scope, plan)
-    return await _wait(scope, _Wait(deployment, began, request.timeout_s, _any_member_is_down))
+            await evidence.save_unseen_end(scope.runtime, deployment, scope.clock.now())
+        deployment = await _start(scope, plan, told)
+    is_over = partial(_is_cut_short, since=began)
+    return await _wait(scope, _Wait(deployment, began, request.timeout_s, is_over, tuple(told)))
 
 
 async def verify(scope: Scope, name: str, wait_s: float | None = None) -> Report:
@@ -91,7 +102,7 @@ async def verify(scope: Scope, name: str, wait_s: float | None = None) -> Report
     began = scope.clock.now()
     deployment = await scope.runtime.deployment(name)
     if wait_s is not None:
-        return await _wait(scope, _Wait(deployment, began, wait_s, lambda picture: _fell(picture, began)))
+        return await _wait(scope, _Wait(deployment, began, wait_s, partial(_fell, since=began)))
     # Imported late: the RPC library costs a quarter of a second, which the start of the members does not wait for.
     from drillyard.flows.lookout import ONE_LOOK_PATIENCE_S, Eyes, Lookout
 
@@ -100,7 +111,9 @@ async def verify(scope: Scope, name: str, wait_s: float | None = None) -> Report
         picture = await lookout.look(to_the_end=True)
     ending = Ending.OK if picture.readiness.is_ready else Ending.NOT_READY
     report = report_of(picture, lookout.timeline, {}, ending)
-    return report if ending is Ending.OK else replace(report, trouble=trouble_of(picture, ending, "is not ready"))
+    if ending is Ending.OK:
+        return report
+    return replace(report, trouble=await _trouble_of(scope, picture, ending, "is not ready"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,7 @@ class _Wait:
     began: float
     timeout_s: float
     is_over: Callable[[Picture], bool]
+    told: tuple[Entry, ...] = ()  # what was heard before the wait began
 
 
 async def _wait(scope: Scope, wait: _Wait) -> Report:
@@ -116,8 +130,9 @@ async def _wait(scope: Scope, wait: _Wait) -> Report:
 
     eyes = Eyes(scope.runtime, scope.clock, scope.listener)
     async with Lookout(eyes, wait.deployment, since=wait.began, patience_s=PATIENCE_S) as lookout:
+        lookout.timeline.extend(wait.told)
         try:
-            picture, is_over = await lookout.until(wait.is_over, wait.timeout_s)
+            picture, is_over = await _until_proven(scope, wait, lookout)
         except (asyncio.CancelledError, RuntimeRefusal) as error:
             cause = "interrupted" if isinstance(error, asyncio.CancelledError) else str(error)
             await _save_cut_short(scope, wait.deployment, cause, lookout)
@@ -127,16 +142,85 @@ async def _wait(scope: Scope, wait: _Wait) -> Report:
         fell = is_over and _fell(picture, wait.began)
         ending = Ending.MEMBER_EXITED if fell else Ending.NOT_READY
         happened = "" if fell else f"is not ready after {picture.elapsed_s:.1f} s"
-        trouble = trouble_of(picture, ending, happened)
+        trouble = await _trouble_of(scope, picture, ending, happened)
         report = replace(report_of(picture, lookout.timeline, lookout.opened, ending), trouble=trouble)
         timeline = tuple(lookout.timeline)
         scene = evidence.Scene(ending.value, picture.deployment, picture, report, timeline)
         return replace(report, trouble=replace(trouble, evidence=await _save(scope, scene)))
 
 
-async def _start(scope: Scope, plan: Plan) -> Deployment:
+async def _until_proven(scope: Scope, wait: _Wait, lookout: Lookout) -> tuple[Picture, bool]:
+    """The picture that ends the wait, and whether it was over before its time."""
+    deadline = Deadline.after(scope.clock, wait.timeout_s)
+    rest = _Rest(scope.runtime, wait.deployment.name)
+    try:
+        while True:
+            picture, is_over = await lookout.until(
+                lambda picture: rest.start_when_due(picture) or wait.is_over(picture), deadline.left_s
+            )
+            rest.check()
+            if picture.readiness.is_ready or not is_over or not await _forgive(scope, wait, lookout, picture):
+                return picture, is_over
+    finally:
+        await rest.settle()
+
+
+class _Rest:
+    """The members that are held back. Their start is a task of its own, because a look may be cut short at any time."""
+
+    def __init__(self, runtime: Runtimes, name: str) -> None:
+        self._runtime = runtime
+        self._name = name
+        self._starting: asyncio.Future[None] | None = None
+
+    def start_when_due(self, picture: Picture) -> bool:
+        """Start them once, as soon as PD grants timestamps; whether that has failed."""
+        is_due = picture.readiness.of(Gate.TIMESTAMPS).status is Status.HOLDS
+        if self._starting is None and is_due and any(member.is_held_back for member in picture.deployment.members):
+            self._starting = asyncio.ensure_future(self._runtime.start_rest(self._name))
+        return self._starting is not None and self._starting.done() and self._starting.exception() is not None
+
+    def check(self) -> None:
+        """Raise what their start raised."""
+        if self._starting is not None and self._starting.done():
+            self._starting.result()
+
+    async def settle(self) -> None:
+        """Half a start has no defined state."""
+        if self._starting is not None:
+            await asyncio.gather(self._starting, return_exceptions=True)
+
+
+async def _forgive(scope: Scope, wait: _Wait, lookout: Lookout, picture: Picture) -> bool:
+    """Whether every end in the picture is a TiKV's first loss of the race for a timestamp; those run again then."""
+    races = []
+    for member in picture.deployment.members:
+        if not _has_fallen(picture, member, wait.began):
+            continue
+        cause = await _cause_of(scope, picture.deployment, member)
+        is_race = cause is not None and cause.name == causes.TIMESTAMP_RACE
+        if member.role is not Role.TIKV or not is_race or lookout.has_forgiven(member.name):
+            return False
+        races.append((member, cause))
+    for member, cause in races:
+        assert member.exit is not None
+        assert cause is not None
+        lookout.forgive(member.name, member.exit.at)
+        lookout.note(f"{cause.text}; it is started once more", member=member.name)
+        if not member.running:
+            with contextlib.suppress(WrongState):  # its restart policy was quicker
+                await scope.runtime.start_member(picture.deployment.name, member.name)
+    return bool(races)
+
+
+async def _start(scope: Scope, plan: Plan | ComposePlan, told: list[Entry]) -> Deployment:
     """Start the members. An interruption waits for the start to be done: half a start has no defined state."""
-    starting = asyncio.ensure_future(scope.runtime.start(plan))
+
+    def tell(text: str) -> None:
+        told.append(Entry(scope.clock.now(), text))
+        scope.listener.hear(told[-1])
+
+    starting = asyncio.ensure_future(scope.runtime.start(plan, tell))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -164,7 +248,7 @@ async def _save_cut_short(scope: Scope, deployment: Deployment, cause: str, look
 async def _save(scope: Scope, scene: evidence.Scene) -> str:
     """Where the bundle is, or why there is none: what it is about must be told all the same."""
     try:
-        return str(await evidence.save(scene, scope.clock.now()))
+        return str(await evidence.save(scope.runtime, scene, scope.clock.now()))
     except evidence.EvidenceLost as lost:
         return str(lost)
 
@@ -172,13 +256,14 @@ async def _save(scope: Scope, scene: evidence.Scene) -> str:
 # --- what is wrong, told so that one can go on from there ------------------------------------------------------------
 
 
-def trouble_of(picture: Picture, ending: Ending, happened: str) -> Trouble:
-    """The first closed gate, what it lacks, the last reading, the culprit's last words and the next command."""
+async def _trouble_of(scope: Scope, picture: Picture, ending: Ending, happened: str) -> Trouble:
+    """The first closed gate, what it lacks, the last reading, the culprit's last words, the cause of an end and the
+    next command."""
     verdict = picture.readiness.first_closed
     assert verdict is not None, "only a picture that is not ready has a trouble"
     deployment = picture.deployment
     culprit = next((member for member in deployment.members if member.name in verdict.members[:1]), None)
-    path, lines = evidence.last_words(culprit, LAST_LINES) if culprit else (None, ())
+    words = await _last_words(scope, deployment, culprit, LAST_LINES) if culprit else LogTail("", ())
     lacks = tuple(lack.text for lack in verdict.lacks)
     subject = happened or _end_words(culprit)
     text = f"{deployment.name} {subject}: gate {verdict.gate} is {_closed_words(verdict)}: {lacks[0]}"
@@ -191,11 +276,42 @@ def trouble_of(picture: Picture, ending: Ending, happened: str) -> Trouble:
         lacks=lacks,
         last_reading=_last_reading(verdict),
         culprit=culprit.name if culprit else "",
-        log_path=str(path or ""),
-        log_lines=lines,
+        log_path=words.where,
+        log_lines=words.lines,
+        cause=await _cause_of(scope, deployment, culprit) if culprit else None,
         next_command=_next_command(deployment, verdict, culprit),
         state=_state_words(deployment),
         is_down=is_down,
+    )
+
+
+async def _last_words(scope: Scope, deployment: Deployment, member: DeployedMember, lines: int) -> LogTail:
+    """Where a member said its last words, and those."""
+    try:
+        tails = await scope.runtime.tails(deployment.name, member.name, lines)
+    except RuntimeRefusal as refused:
+        return LogTail(str(refused), ())
+    return next((tail for tail in reversed(tails) if tail.lines), tails[-1] if tails else LogTail("", ()))
+
+
+async def _cause_of(scope: Scope, deployment: Deployment, member: DeployedMember) -> Cause | None:
+    """Why the member ended, when that is known."""
+    end = member.exit
+    if end is None or end.asked:
+        return None
+    words = await _last_words(scope, deployment, member, causes.LINES)
+    return causes.cause_of(
+        causes.Ended(
+            member=member.name,
+            role=member.role,
+            code=end.code,
+            signal=end.signal,
+            is_asked=end.asked,
+            is_oom=end.is_oom,
+            note=end.note,
+            in_container=member.container is not None,
+            lines=words.lines,
+        )
     )
 
 
@@ -252,14 +368,22 @@ def _state_words(deployment: Deployment) -> str:
     return f"{running} of {len(states)} members run" + (f" ({others})" if others else "")
 
 
-def _any_member_is_down(picture: Picture) -> bool:
-    return any(not member.running for member in picture.deployment.members)
+def _is_cut_short(picture: Picture, since: float) -> bool:
+    """Nobody who waits for a start wants to wait on when a member is down, however it came to that."""
+    return any(member.is_down for member in picture.deployment.members) or _fell(picture, since)
 
 
 def _fell(picture: Picture, since: float) -> bool:
-    """A member ended during the wait, or ended before it without being asked to."""
-    ends = [member.exit for member in picture.deployment.members if not member.running and member.exit is not None]
-    return any(end.at >= since or not end.asked for end in ends)
+    """A member ended during the wait, or ended before it without being asked to and does not run."""
+    return any(_has_fallen(picture, member, since) for member in picture.deployment.members)
+
+
+def _has_fallen(picture: Picture, member: DeployedMember, since: float) -> bool:
+    seen = picture.observation.answer(Probe.PROCESS, member.name, ProcessSeen)
+    if seen is None or not seen.ended_at:
+        return False
+    is_new = seen.ended_at >= since
+    return is_new and not seen.asked if seen.running else is_new or not seen.asked
 
 
 def _executable(binary: str | None) -> Executable:

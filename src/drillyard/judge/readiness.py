@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from drillyard.observation import (
+    LOW_SPACE,
     REGION_CHECKS,
     CountSeen,
     DataPathSeen,
@@ -138,10 +139,16 @@ def _processes(observation: Observation) -> Iterable[Lack]:
         yield from _unanswered(observation, member.name, (Probe.PROCESS,))
         if seen is None:
             continue
-        if not seen.running:
+        since = observation.started.since
+        if seen.held_back:
+            text = f"{member.name} is held back until PD grants timestamps"
+            yield Lack(text, (member.name,), is_broken=False, reading=reading)
+        elif not seen.running:
             yield Lack(f"{member.name} {exit_words(seen)}", (member.name,), reading=reading)
         elif seen.paused:
             yield Lack(f"{member.name} is paused", (member.name,), reading=reading)
+        elif since is not None and seen.ended_at >= since and not seen.asked:
+            yield Lack(f"{member.name} {exit_words(seen)}, and runs again", (member.name,), reading=reading)
     if not observation.started.members:
         yield Lack("no member was started")
 
@@ -288,12 +295,25 @@ def _replicated(observation: Observation) -> Iterable[Lack]:
         peers = sum(store.region_count for store in stores.stores)
         if peers < wanted:
             yield Lack(f"{_regions(regions.count)} with {peers} of {wanted} replicas", reading=reading)
+            yield from _said_by(reading, _lacks_of_space(observation, stores))
     for check in REGION_CHECKS:
         listed = observation.answer_once(check, CountSeen)
         if listed is not None and listed.count:
             which = f" ({_join([str(region) for region in listed.regions])})" if listed.regions else ""
             text = f"{_regions(listed.count)}{which} with {_CHECK_WORDS[check]}"
             yield Lack(text, reading=observation.once(check))
+
+
+def _lacks_of_space(observation: Observation, stores: StoresSeen) -> Iterable[Lack]:
+    """Why PD may be placing no replica: it passes over a store that is low on space."""
+    names = {member.address: member.name for member in observation.started.of_role(Role.TIKV)}
+    for store in stores.stores:
+        if store.is_low_on_space:
+            name = names.get(store.address, store.address)
+            left = f"{store.available / store.capacity:.0%}"
+            yield Lack(
+                f"{name} is low on space ({left} left): PD places no replica there below {LOW_SPACE:.0%}", (name,)
+            )
 
 
 def _data_path(observation: Observation) -> Iterable[Lack]:
@@ -315,7 +335,7 @@ _RULES: dict[Gate, Callable[[Observation], Iterable[Lack]]] = {
 }
 
 _FOUND: dict[Gate, Callable[[Observation], str]] = {
-    Gate.PROCESSES: lambda seen: f"{_all(seen.started.members)} members run",
+    Gate.PROCESSES: lambda seen: f"{_all(seen.started.members)} members run{_restarts(seen)}",
     Gate.PD_QUORUM: lambda seen: f"{_all(seen.started.of_role(Role.PD))} PD healthy, leader {_leader(seen)}",
     Gate.TIMESTAMPS: lambda seen: "PD grants increasing timestamps",
     Gate.STORES_UP: lambda seen: f"{_all(seen.started.of_role(Role.TIKV))} stores Up",
@@ -381,6 +401,16 @@ def _reasons(asked: Iterable[tuple[Probe, Reading | None]]) -> dict[str, list[Pr
 
 def _all(members: Sequence[object]) -> str:
     return f"{len(members)} of {len(members)}"
+
+
+def _restarts(observation: Observation) -> str:
+    """Who runs only because a restart policy made an end good."""
+    told = []
+    for member in observation.started.members:
+        seen = observation.answer(Probe.PROCESS, member.name, ProcessSeen)
+        if seen is not None and seen.restarts:
+            told.append(f"{member.name} was restarted {seen.restarts} times by its policy".replace(" 1 times", " once"))
+    return "".join(f"; {one}" for one in told)
 
 
 def _leader(observation: Observation) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal as signals
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -27,6 +28,7 @@ class Ability(Enum):
     WATCH_EXITS = "watch-exits"
     READ_LOGS = "read-logs"
     DELETE_DATA = "delete-data"
+    RESTART_POLICY = "restart-policy"  # brings back a member that crashed without being asked to, and counts it
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Exit:
     asked: bool
     at: float  # seconds since the epoch
     note: str = ""  # e.g. "keeper lost", "killed after 10 s of grace"
+    is_oom: bool = False  # the kernel ended it because it used more memory than it may
 
     @property
     def signal_name(self) -> str:
@@ -50,8 +53,8 @@ class Exit:
 
     def __str__(self) -> str:
         how = self.signal_name or ("exit code unknown" if self.code is None else f"exit code {self.code}")
-        why = "asked" if self.asked else "unexpected"
-        return f"{how}, {why}" + (f", {self.note}" if self.note else "")
+        parts = (how, "asked" if self.asked else "unexpected", "out of memory" if self.is_oom else "", self.note)
+        return ", ".join(part for part in parts if part)
 
 
 class EventKind(Enum):
@@ -74,6 +77,26 @@ class MemberEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberFiles:
+    """The files of a member that is a process of this machine."""
+
+    data_dir: Path
+    log_path: Path
+    out_path: Path  # what it wrote to stdout and stderr
+
+
+@dataclass(frozen=True, slots=True)
+class MemberContainer:
+    """The container that a member is."""
+
+    name: str
+    id: str
+    image: str
+    health: str = ""  # by the image's or the file's health check: "starting", "healthy", "unhealthy"
+    probe_output: str = ""  # what the latest health check said
+
+
+@dataclass(frozen=True, slots=True)
 class DeployedMember:
     name: str
     role: Role
@@ -84,11 +107,54 @@ class DeployedMember:
     exit: Exit | None  # the latest exit since the deployment started; stays when the member was started again
     starts: int  # how many times it was started since the deployment started
     started_at: float | None
-    addresses: Mapping[str, str]  # "client", "peer" (PD), "status" (TiKV) -> host:port
-    data_dir: Path
-    log_path: Path
-    out_path: Path  # what it wrote to stdout and stderr
+    addresses: Mapping[str, str]  # "client", "peer" (PD), "status" (TiKV) -> host:port, as the others find it
     argv: tuple[str, ...]
+    files: MemberFiles | None = None
+    container: MemberContainer | None = None
+    restarts: int = 0  # how many of its starts were its restart policy's
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether it was not started yet."""
+        return not self.running and self.exit is None
+
+    @property
+    def is_down(self) -> bool:
+        return not self.running and self.exit is not None
+
+    @property
+    def data_dir(self) -> Path:
+        return self._files.data_dir
+
+    @property
+    def log_path(self) -> Path:
+        return self._files.log_path
+
+    @property
+    def out_path(self) -> Path:
+        return self._files.out_path
+
+    @property
+    def _files(self) -> MemberFiles:
+        assert self.files is not None, f"{self.name} is a container and has no files here"
+        return self.files
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The network that members which are containers live in, as it is to this machine."""
+
+    name: str
+    hosts: Mapping[str, str] = field(default_factory=dict)  # a running member's name -> its address in the network
+    published: Mapping[str, str] = field(default_factory=dict)  # host:port in the network -> host:port here
+
+
+@dataclass(frozen=True, slots=True)
+class LogTail:
+    """The last lines of one log, and where a person finds it: a path, or a command."""
+
+    where: str
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +168,7 @@ class Deployment:
     keeper_pid: int | None  # None: no keeper, so nothing of it runs
     started_at: float | None
     is_stopping: bool = False  # a stop is on its way, whether or not its command still waits for it
+    network: Network | None = None  # None: the members listen on this machine itself
 
     @property
     def is_up(self) -> bool:
@@ -136,14 +203,16 @@ class StopReport:
     left_pids: tuple[int, ...] = ()
     left_ports: Mapping[int, str] = field(default_factory=dict)  # port -> who has it now
     left_paths: tuple[Path, ...] = ()  # sockets, and data whose removal was asked for
+    left_objects: tuple[str, ...] = ()  # "container …", "network …", "volume …"
     data_deleted: bool = False
-    kept: tuple[Path, ...] = ()  # what stays on purpose: data, logs, evidence
+    kept: tuple[Path | str, ...] = ()  # what stays on purpose: data, logs, evidence; a volume by its name
     checked_pids: tuple[int, ...] = ()  # every process of the deployment that was looked for
     checked_ports: tuple[int, ...] = ()
+    checked_containers: tuple[str, ...] = ()
 
     @property
     def is_clean(self) -> bool:
-        return not (self.left_pids or self.left_ports or self.left_paths)
+        return not (self.left_pids or self.left_ports or self.left_paths or self.left_objects)
 
 
 class RuntimeRefusal(Exception):
@@ -207,6 +276,19 @@ class KeeperFailed(RuntimeRefusal):
     """The deployment's keeper could not be started, or does not answer."""
 
 
+class Reach:
+    """How this machine reaches the members' addresses. This one: as they are."""
+
+    words = ""  # how, for people; empty when there is nothing to tell
+
+    def dial(self, address: str) -> str:
+        """Where to connect for `address`, host:port both; raises OSError when there is no way to it now."""
+        return address
+
+    def renew(self, deployment: Deployment) -> None:
+        """Take in what changed: a container that was started again may have another address."""
+
+
 class Runtime(Protocol):
     """What every runtime offers. Members and deployments are named by strings; nothing here is a handle to keep."""
 
@@ -216,6 +298,9 @@ class Runtime(Protocol):
     async def deployment(self, name: str) -> Deployment: ...
 
     async def list(self) -> tuple[Deployment, ...]: ...
+
+    async def start_rest(self, name: str) -> None:
+        """Start the members that were held back until PD grants timestamps."""
 
     async def start_member(self, name: str, member: str) -> None: ...
 
@@ -232,3 +317,14 @@ class Runtime(Protocol):
     async def stop(self, name: str, *, delete_data: bool = False) -> StopReport: ...
 
     def watch(self, name: str) -> AsyncIterator[MemberEvent]: ...
+
+    async def tails(self, name: str, member: str, lines: int) -> tuple[LogTail, ...]:
+        """The ends of a member's logs, the one that was written to last at the end."""
+
+    def follow(self, name: str, member: str | None) -> AsyncIterator[tuple[str, str]]:
+        """(member, line) for every line that is written from now on, of one member or of all."""
+
+    async def keepsakes(self, name: str) -> Mapping[str, bytes]:
+        """What the runtime itself knows of a deployment, for its evidence: relative path -> content, bounded."""
+
+    def reach(self, deployment: Deployment) -> AbstractAsyncContextManager[Reach]: ...

@@ -12,20 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import ipaddress
-import os
-import re
-import shutil
 import signal
 import sys
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from drillyard.runtimes import journal, keeper_link, plans, ports
+from drillyard.runtimes import journal, keeper_link, logs, plans, ports
 from drillyard.runtimes.abilities import (
     Ability,
     DeployedMember,
@@ -33,37 +29,29 @@ from drillyard.runtimes.abilities import (
     EventKind,
     Exit,
     KeeperFailed,
+    LogTail,
     MemberEvent,
+    MemberFiles,
     Misuse,
     NoSuchDeployment,
     NoSuchMember,
     PlanDiffers,
     PlanUnreadable,
+    Reach,
     StopReport,
     WrongState,
 )
+from drillyard.runtimes.home import DEFAULT_NAME, Home, remove_data
 from drillyard.runtimes.keeper_link import KeeperGone
 from drillyard.runtimes.plans import Executables, Plan
 from drillyard.runtimes.processes import identity, signal_if_same
 from drillyard.topology import Member, Role, Topology
 
-DEPLOYMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-DEFAULT_NAME = "default"
 MEMBER_MARGIN_S = 10.0  # what a request may take on top of the member's grace
 STOP_MARGIN_S = 10.0  # what a stop may take on top of the graces of both roles
 KEEPER_LEAVES_S = 5.0
-ABILITIES = frozenset(Ability)
+ABILITIES = frozenset(Ability) - {Ability.RESTART_POLICY}
 GUARD = "pdeathsig" if sys.platform == "linux" else "pipe"  # what ends the members of a keeper that was killed
-
-
-def default_home() -> Path:
-    """DRILLYARD_HOME, or the place the system has for the state of programs."""
-    asked = os.environ.get("DRILLYARD_HOME")
-    if asked:
-        return Path(asked).expanduser().absolute()
-    import platformdirs
-
-    return Path(platformdirs.user_state_dir("drillyard"))
 
 
 class LocalRuntime:
@@ -71,26 +59,21 @@ class LocalRuntime:
 
     name = "local"
 
-    def __init__(self, home: Path | None = None) -> None:
-        self.home = (home or default_home()).absolute()
+    def __init__(self, home: Path | Home | None = None) -> None:
+        self.home = home if isinstance(home, Home) else Home(home)
         self._holds: dict[str, ports.Hold] = {}  # of deployments that were planned and not started yet
 
     @property
     def abilities(self) -> frozenset[Ability]:
         return ABILITIES
 
-    def directory(self, name: str) -> Path:
-        if not DEPLOYMENT_NAME.fullmatch(name):
-            raise Misuse(f"{name!r} is no deployment name", "use 1 to 32 small letters, digits, '-' or '_'")
-        return self.home / "deployments" / name
-
     def remembered(self, name: str = DEFAULT_NAME) -> Plan | None:
         """The plan of an existing deployment; None when there is none of this name."""
-        return plans.load(self.directory(name))
+        return plans.load(self.home.directory(name))
 
     def names(self) -> tuple[str, ...]:
         """Every deployment that exists, readable or not."""
-        return tuple(sorted(path.parent.name for path in (self.home / "deployments").glob("*/plan.json")))
+        return self.home.names(plans.FILE)
 
     async def plan(
         self,
@@ -119,7 +102,7 @@ class LocalRuntime:
             if not _is_loopback(member.host):
                 wrong = f"{member.name}: host {member.host!r} is not on this machine's loopback"
                 raise Misuse(wrong, "use 127.0.0.1: a local deployment is reachable from this machine only")
-        with self._planning():
+        with self.home.planning():
             before = self.remembered(name)
             kept = {}
             if before is not None:
@@ -129,9 +112,9 @@ class LocalRuntime:
                 kept = {(m.name, purpose): port for m in before.topology.members for purpose, port in m.ports.items()}
             self._holds.pop(name, None)
             hold = ports.Hold()
-            settled = ports.assign(asked, self._reserved(name), kept, hold)
+            settled = ports.assign(asked, self.home.reserved(name), kept, hold)
             self._holds[name] = hold
-            made = Plan(name, self.directory(name), asked, settled, executables)
+            made = Plan(name, self.home.directory(name), asked, settled, executables)
             plans.save(made)
             return made
 
@@ -156,9 +139,9 @@ class LocalRuntime:
         for role in Role:
             if plan.topology.of_role(role):
                 plan.executables.of(role).check()
-        reserved = self._reserved(plan.name)
+        reserved = self.home.reserved(plan.name)
         ports.check_free(plan.topology, reserved)
-        if not (plan.directory / "plan.json").exists():
+        if not (plan.directory / plans.FILE).exists():
             plans.save(plan)
         socket = keeper_link.socket_path(plan.directory)
         plan.write_files(socket, GUARD)
@@ -224,13 +207,42 @@ class LocalRuntime:
             if run["pid"] is not None and after is not None and after["pid"] is None and after["exit"] is not None:
                 yield MemberEvent(name, member, EventKind.EXITED, after["exit"]["at"], run["pid"], _exit(after["exit"]))
 
+    async def start_rest(self, name: str) -> None:
+        """Nothing is held back here: the emulated members ask PD until it answers."""
+
+    async def tails(self, name: str, member: str, lines: int) -> tuple[LogTail, ...]:
+        """The ends of a member's log and output, the one that was written to last at the end."""
+        found = (await self.deployment(name)).member(member)
+        return tuple(
+            LogTail(str(path), logs.tail_lines(path, lines))
+            for path in logs.by_last_written((found.log_path, found.out_path))
+        )
+
+    async def follow(self, name: str, member: str | None) -> AsyncGenerator[tuple[str, str], None]:
+        """Every line that the members write from now on, to their logs or their output."""
+        deployment = await self.deployment(name)
+        chosen = deployment.members if member is None else (deployment.member(member),)
+        files = [(one.name, path) for one in chosen for path in logs.by_last_written((one.log_path, one.out_path))]
+        async for line in logs.follow(files):
+            yield line
+
+    async def keepsakes(self, name: str) -> dict[str, bytes]:
+        """Logs, configuration, and what the keeper wrote down."""
+        plan = self._existing(name)
+        return await asyncio.to_thread(_keepsakes, plan)
+
+    @asynccontextmanager
+    async def reach(self, deployment: Deployment) -> AsyncIterator[Reach]:
+        """The members listen on this machine's loopback."""
+        yield Reach()
+
     async def stop(self, name: str = DEFAULT_NAME, *, delete_data: bool = False) -> StopReport:
         """Stop stores, then PDs, then the keeper, and prove that nothing is left. Data stays unless told otherwise.
 
         Works on a deployment that is down already, whose keeper was lost or is stuck, or whose plan is damaged or gone.
         """
-        directory = self.directory(name)
-        if not (directory / "plan.json").exists() and not keeper_link.is_alive(directory):
+        directory = self.home.directory(name)
+        if not (directory / plans.FILE).exists() and not keeper_link.is_alive(directory):
             raise NoSuchDeployment(name, self.names())
         with keeper_link.command_lock(directory, "stop"):
             topology = None
@@ -245,7 +257,7 @@ class LocalRuntime:
             report = await asyncio.to_thread(_prove, directory, known, topology)
             report = replace(report, stopped=tuple(answer["stopped"]), killed=tuple(answer["killed"]))
             if delete_data and report.is_clean:
-                report = await asyncio.to_thread(_delete, directory, report)
+                report = await asyncio.to_thread(remove_data, directory, report)
             return report
 
     async def _stop_keeper(self, directory: Path, state: journal.State) -> dict[str, Any]:
@@ -330,27 +342,13 @@ class LocalRuntime:
         record: dict[str, Any] = answer["record"]
         return record
 
-    def _reserved(self, but: str) -> dict[int, str]:
-        """The ports of every other deployment. One whose plan is damaged cannot say, and is passed over."""
-        reserved: dict[int, str] = {}
-        for name in self.names():
-            if name != but:
-                with contextlib.suppress(PlanUnreadable):
-                    plan = self.remembered(name)
-                    if plan is not None:
-                        owned = ports.claims(plan.topology).items()
-                        reserved |= {port: f"{member} of deployment {name!r}" for port, member in owned}
-        return reserved
 
-    @contextmanager
-    def _planning(self) -> Iterator[None]:
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self.home / "ports.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+def _keepsakes(plan: Plan) -> dict[str, bytes]:
+    names = [member.name for member in plan.topology.members]
+    kept = {f"logs/{path.name}": path for name in names for path in (plan.log_path(name), plan.out_path(name))}
+    kept |= {f"deployment/{name}": plan.directory / name for name in (plans.FILE, "launch.json", "journal.jsonl")}
+    kept |= {f"deployment/config/{path.name}": path for path in sorted(plan.directory.glob("config/*.toml"))}
+    return {name: logs.tail(path) for name, path in kept.items() if path.is_file()}
 
 
 def _shape(topology: Topology) -> set[tuple[str, Role]]:
@@ -393,10 +391,8 @@ def _member(plan: Plan, member: Member, run: dict[str, Any] | None) -> DeployedM
         starts=run["starts"],
         started_at=run["started_at"],
         addresses=member.addresses,
-        data_dir=plan.data_dir(member.name),
-        log_path=plan.log_path(member.name),
-        out_path=plan.out_path(member.name),
         argv=plan.argv(member),
+        files=MemberFiles(plan.data_dir(member.name), plan.log_path(member.name), plan.out_path(member.name)),
     )
 
 
@@ -454,19 +450,3 @@ def _prove(directory: Path, known: list[tuple[int, str | None]], topology: Topol
         checked_pids=tuple(pid for pid, _ in known),
         checked_ports=tuple(port for _, port in addresses),
     )
-
-
-def _delete(directory: Path, report: StopReport) -> StopReport:
-    """Remove everything but evidence that was gathered; the plan last, so that a break on the way can be taken up."""
-    evidence = directory / "evidence"
-    kept = (evidence,) if evidence.is_dir() and any(evidence.iterdir()) else ()
-    parts = sorted(path for path in directory.iterdir() if path not in kept)
-    for path in sorted(parts, key=lambda path: path.name in ("plan.json", "command.lock")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    left = tuple(path for path in parts if path.exists())
-    if not kept and not left:
-        directory.rmdir()
-    return replace(report, data_deleted=not left, left_paths=left, kept=kept)

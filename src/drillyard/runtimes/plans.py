@@ -18,6 +18,7 @@ from typing import Any
 from drillyard.runtimes.abilities import ExecutableUnusable, PlanUnreadable
 from drillyard.topology import Files, Member, Profile, Purpose, Role, Topology, TopologyError, render_config
 
+FILE = "plan.json"
 PLAN_FORMAT = 1
 SOCKET_PATH_LIMIT = 100  # the shortest limit of any system is 104 bytes with the closing zero
 EMULATED, REAL = "emulated", "real"
@@ -120,16 +121,16 @@ def save(plan: Plan) -> None:
     content = {
         "format": PLAN_FORMAT,
         "name": plan.name,
-        "asked": _topology_out(plan.asked),
-        "topology": _topology_out(plan.topology),
+        "asked": topology_out(plan.asked),
+        "topology": topology_out(plan.topology),
         "executables": asdict(plan.executables),
     }
-    write_private(plan.directory / "plan.json", json.dumps(content, indent=1) + "\n")
+    write_private(plan.directory / FILE, json.dumps(content, indent=1) + "\n")
 
 
 def load(directory: Path) -> Plan | None:
     """The remembered plan; None when there is none. Raises PlanUnreadable."""
-    path = directory / "plan.json"
+    path = directory / FILE
     try:
         content = json.loads(path.read_bytes())
         if content["format"] != PLAN_FORMAT:
@@ -137,7 +138,7 @@ def load(directory: Path) -> Plan | None:
                 f"{path} has format {content['format']!r}, this version reads {PLAN_FORMAT}",
                 "use the version that wrote it, or remove the deployment with its data",
             )
-        asked, topology = _topology_in(content["asked"]), _topology_in(content["topology"])
+        asked, topology = topology_in(content["asked"]), topology_in(content["topology"])
         pd, tikv = (_executable_in(content["executables"][role]) for role in ("pd", "tikv"))
         if not topology.is_settled:
             raise ValueError("a port is missing")
@@ -149,7 +150,8 @@ def load(directory: Path) -> Plan | None:
     return Plan(directory.name, directory, asked, topology, Executables(pd, tikv))
 
 
-def _topology_out(topology: Topology) -> dict[str, Any]:
+def topology_out(topology: Topology) -> dict[str, Any]:
+    """A topology as a plan file has it."""
     members = [
         {
             "name": member.name,
@@ -164,7 +166,7 @@ def _topology_out(topology: Topology) -> dict[str, Any]:
     return {"profile": topology.profile.value, "members": members}
 
 
-def _topology_in(content: dict[str, Any]) -> Topology:
+def topology_in(content: dict[str, Any]) -> Topology:
     members = []
     for one in content["members"]:
         ports = {Purpose(purpose): int(port) for purpose, port in one["ports"].items()}

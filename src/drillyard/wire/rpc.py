@@ -644,13 +644,20 @@ class Channel:
     """Calls to one address, over one connection that is made when first needed and again after it was lost.
 
     `keepalive_s` asks a silent server for a sign of life, so that a stream to a paused member ends with UNAVAILABLE
-    after three such periods; real PD drops clients that ask more often than every five seconds.
+    after three such periods; real PD drops clients that ask more often than every five seconds. `dial` says, at each
+    new connection, where the address is reached when that is elsewhere.
     """
 
-    def __init__(self, host: str, port: int, *, keepalive_s: float | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        keepalive_s: float | None = None,
+        dial: Callable[[], tuple[str, int]] | None = None,
+    ) -> None:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._host = host
-        self._port = port
+        self._dial = dial or (lambda: (host, port))
         self._keepalive_s = keepalive_s
         self._wire: Wire | None = None
         self._connecting = asyncio.Lock()
@@ -685,9 +692,8 @@ class Channel:
                 return self._wire
             loop = asyncio.get_running_loop()
             try:
-                _, wire = await loop.create_connection(
-                    lambda: Wire(_Nothing(), client_side=True), self._host, self._port
-                )
+                host, port = self._dial()
+                _, wire = await loop.create_connection(lambda: Wire(_Nothing(), client_side=True), host, port)
             except OSError as error:
                 raise RpcError(Status.UNAVAILABLE, f"{self.address}: {error.strerror or error}") from error
             self._wire = wire
