@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from drillyard.clients import calls
@@ -97,7 +98,7 @@ class Prober:
         )
         return await _all(
             [
-                self._read(name, probe, _if_running(seen, name, ask, client))
+                self._read(name, probe, partial(_if_running, seen, name, ask, client))
                 for name, client in self._pds.items()
                 for probe, ask in asked
             ]
@@ -105,27 +106,27 @@ class Prober:
 
     async def timestamps(self, seen: Observation) -> tuple[Reading, ...]:
         name = self._leader(seen)
-        return await _all([self._read(name, Probe.TIMESTAMPS, self._timestamps_of(name, _cluster_id(seen)))])
+        return await _all([self._read(name, Probe.TIMESTAMPS, partial(self._timestamps_of, name, _cluster_id(seen)))])
 
     async def stores_up(self, seen: Observation) -> tuple[Reading, ...]:
         name = self._leader(seen)
-        questions = [self._read(name, Probe.STORES, self._stores_by(name))]
+        questions = [self._read(name, Probe.STORES, partial(self._stores_by, name))]
         for member, status in self._statuses.items():
-            question = _if_running(seen, member, self._status_of, status)
+            question = partial(_if_running, seen, member, self._status_of, status)
             questions.append(self._read(member, Probe.STORE_SELF, question))
         return await _all(questions)
 
     async def replicated(self, seen: Observation) -> tuple[Reading, ...]:
         name = self._leader(seen)
         questions = [
-            self._read(name, Probe.REGION_COUNT, self._region_count_by(name)),
-            self._read(name, Probe.MAX_REPLICAS, self._max_replicas_by(name)),
-            *(self._read(name, check, self._region_check_by(name, check)) for check in REGION_CHECKS),
+            self._read(name, Probe.REGION_COUNT, partial(self._region_count_by, name)),
+            self._read(name, Probe.MAX_REPLICAS, partial(self._max_replicas_by, name)),
+            *(self._read(name, check, partial(self._region_check_by, name, check)) for check in REGION_CHECKS),
         ]
         return await _all(questions)
 
     async def data_path(self, _: Observation) -> tuple[Reading, ...]:
-        return await _all([self._read("", Probe.DATA_PATH, self._key_round_trip())])
+        return await _all([self._read("", Probe.DATA_PATH, self._key_round_trip)])
 
     def _leader(self, seen: Observation) -> str:
         """The PD member that most of those that answered name as leader; empty when none does."""
@@ -228,10 +229,10 @@ class Prober:
 
     # --- readings ----------------------------------------------------------------------------------------------------
 
-    async def _read(self, member: str, probe: Probe, question: Awaitable[Answer]) -> Reading:
+    async def _read(self, member: str, probe: Probe, question: Callable[[], Awaitable[Answer]]) -> Reading:
         asked_at = self._now()
         try:
-            answer = await question
+            answer = await question()
         except CallFailed as failed:
             return Reading(member, probe, asked_at, self._now(), failure=Failure(failed.kind, failed.text))
         return Reading(member, probe, asked_at, self._now(), answer)

@@ -42,7 +42,7 @@ from drillyard.runtimes.abilities import (
     WrongState,
 )
 from drillyard.runtimes.compose_plans import ComposePlan, Images, Published
-from drillyard.runtimes.docker import Container, Docker, DockerEvent, DockerRefused, kind_of
+from drillyard.runtimes.docker import KILLED_CODE, Container, Docker, DockerEvent, DockerRefused, kind_of
 from drillyard.runtimes.home import DEFAULT_NAME, Home, remove_data
 from drillyard.runtimes.reach import reach
 from drillyard.topology import LOOPBACK, PREFERRED_PORTS, Member, Purpose, Role, Topology
@@ -55,7 +55,6 @@ STOP_S = 20.0 + sum(compose_file.GRACE_S.values())
 LOG_LINES = 5000  # of each member, in a bundle
 FOLLOW_S, FOLLOW_POLL_S = 3600.0, 0.3
 UP, STARTED, STOPPING = "up", "started", "stopping"  # what the journal holds
-KILLED_CODE = 128 + 9
 EMULATED_OPEN_FILES = "20000"  # what any daemon may give
 Tell = Callable[[str], None]
 
@@ -239,8 +238,8 @@ class ComposeRuntime:
         containers = await self._docker.containers(plan.project)
         book = Book.read(plan.directory)
         lost = [one for one in containers if one.is_running and one.restarts]
-        codes = await self._recent_codes(plan.project, lost) if lost else {}
-        return _deployment(plan, {one.service: one for one in containers}, book, codes)
+        ends = await self._recent_ends(plan.project, lost) if lost else {}
+        return _deployment(plan, {one.service: one for one in containers}, book, ends)
 
     async def list(self) -> tuple[Deployment, ...]:
         """Every deployment whose plan can be read; `names` also tells the others."""
@@ -250,18 +249,22 @@ class ComposeRuntime:
                 found.append(await self.deployment(name))
         return tuple(found)
 
-    async def _recent_codes(self, project: str, containers: Iterable[Container]) -> dict[str, int]:
-        """With which code each of these ended last, for a policy that started it again has overwritten it; only what
-        the daemon still remembers."""
+    async def _recent_ends(self, project: str, containers: Iterable[Container]) -> dict[str, RecentEnd]:
+        """How each of these ended last, for a policy that started it again has overwritten it; only what the daemon
+        still remembers."""
         since = min(one.finished_at or 0.0 for one in containers) - 1.0
-        codes: dict[str, int] = {}
-        async with contextlib.aclosing(
-            self._docker.events(project, "--since", f"{since:.3f}", "--until", f"{time.time():.3f}")
-        ) as events:
+        found: dict[str, RecentEnd] = {}
+        oom: set[str] = set()
+        until_now = ("--since", f"{since:.3f}", "--until", f"{time.time():.3f}")
+        async with contextlib.aclosing(self._docker.events(project, *until_now)) as events:
             async for event in events:
-                if event.action == "die" and event.exit_code is not None:
-                    codes[event.container_id] = event.exit_code
-        return codes
+                if event.action == "oom":
+                    oom.add(event.container_id)
+                elif event.action == "die" and event.exit_code is not None:
+                    is_oom = event.container_id in oom and event.exit_code == KILLED_CODE
+                    found[event.container_id] = RecentEnd(event.exit_code, is_oom)
+                    oom.discard(event.container_id)
+        return found
 
     async def watch(self, name: str = DEFAULT_NAME) -> AsyncGenerator[MemberEvent, None]:
         """Every event from now on, pushed by the daemon; first a replay of how each member is."""
@@ -409,8 +412,6 @@ class ComposeRuntime:
         plan = self._existing(name)
         container = await self._running(plan, member)
         self._write(plan, STOPPING, member, by=by, run=container.run)
-        if container.status == "paused":
-            await self._docker.run("unpause", container.id)
         if by == "kill":
             await self._docker.run("kill", container.id)
         else:
@@ -473,13 +474,10 @@ class ComposeRuntime:
             if delete_data and volumes:
                 await self._docker.run("volume", "rm", *volumes)
             report = await self._prove(directory, project, plan, before)
-            killed = tuple(
-                one.service
-                for one in ended
-                if one.exit_code == KILLED_CODE and one.service in _running_services(before)
-            )
-            stopped = tuple(sorted(_running_services(before)))
-            report = replace(report, stopped=stopped, killed=killed)
+            ran = {one.service for one in before if one.is_running}
+            killed = [one for one in ended if one.exit_code == KILLED_CODE and not one.is_oom]
+            forced = tuple(one.service for one in killed if one.service in ran)
+            report = replace(report, stopped=tuple(sorted(ran)), killed=forced)
             if delete_data and report.is_clean:
                 report = await asyncio.to_thread(remove_data, directory, report)
             return report
@@ -495,9 +493,6 @@ class ComposeRuntime:
             member = by_service.get(one.service)
             book.write(STOPPING, member.name if member else one.service, by="down", run=one.run)
         book.close()
-        for one in running:
-            if one.status == "paused":
-                await self._docker.run("unpause", one.id)
         ranks = ({Role.TIKV}, {Role.PD}) if by_service else (set(Role),)
         for roles in ranks:
             chosen = [one for one in running if (m := by_service.get(one.service)) is None or m.role in roles]
@@ -580,6 +575,14 @@ class Book:
         return cls(up_at, asked, starts, restarts)
 
 
+@dataclass(frozen=True, slots=True)
+class RecentEnd:
+    """How a container ended that runs again."""
+
+    code: int
+    is_oom: bool
+
+
 class _Watcher:
     """Turns the daemon's events into ours. It remembers each member's run, for an event does not tell it."""
 
@@ -626,7 +629,7 @@ class _Watcher:
     def _exit(self, event: DockerEvent, now: Container | None) -> Exit:
         service = event.service
         by = Book.read(self._plan.directory).asked.get(self._runs.get(service, ""), "")
-        is_oom = service in self._oom or (now is not None and now.is_oom)
+        is_oom = event.exit_code == KILLED_CODE and (service in self._oom or (now is not None and now.is_oom))
         self._oom.discard(service)
         note = by or (f"signal {self._signals[service]} through Docker" if self._signals.get(service) else "")
         return _exit(event.exit_code or 0, bool(by), event.at, note, is_oom=is_oom)
@@ -640,7 +643,7 @@ def project_of(name: str) -> str:
 
 
 def _deployment(
-    plan: ComposePlan, containers: Mapping[str, Container], book: Book, codes: Mapping[str, int]
+    plan: ComposePlan, containers: Mapping[str, Container], book: Book, ends: Mapping[str, RecentEnd]
 ) -> Deployment:
     topology = plan.topology
     members = []
@@ -648,7 +651,7 @@ def _deployment(
     networks: set[str] = set()
     for member in topology.members:
         container = containers.get(plan.service_of(member.name))
-        members.append(_member(plan, member, container, book, codes))
+        members.append(_member(plan, member, container, book, ends))
         if container is not None and container.is_running and container.hosts:
             network, hosts[member.name] = next(iter(container.hosts.items()))
             networks.add(network)
@@ -670,7 +673,7 @@ def _deployment(
 
 
 def _member(
-    plan: ComposePlan, member: Member, container: Container | None, book: Book, codes: Mapping[str, int]
+    plan: ComposePlan, member: Member, container: Container | None, book: Book, ends: Mapping[str, RecentEnd]
 ) -> DeployedMember:
     restarts = book.restarts.get(member.name, 0) + (container.restarts if container else 0)
     starts = book.starts.get(member.name, 1 if plan.adopted else 0) + restarts
@@ -681,7 +684,7 @@ def _member(
         pid=container.pid if container and container.is_running else None,
         running=container is not None and container.is_running,
         paused=container is not None and container.status == "paused",
-        exit=_exit_of(container, book, codes.get(container.id)) if container else None,
+        exit=_exit_of(container, book, ends.get(container.id)) if container else None,
         starts=starts,
         started_at=container.started_at if container else None,
         addresses=member.addresses,
@@ -695,15 +698,15 @@ def _member(
     )
 
 
-def _exit_of(container: Container, book: Book, recent_code: int | None) -> Exit | None:
+def _exit_of(container: Container, book: Book, recent: RecentEnd | None) -> Exit | None:
     """How the latest run that is over ended; None when there was none."""
     if container.is_running:
         if not container.restarts or container.finished_at is None:
             return None
         note = "restarted by its policy" + ("" if container.restarts == 1 else f" {container.restarts} times")
-        if recent_code is None:
-            return Exit(None, None, False, container.finished_at, note, container.is_oom)
-        return _exit(recent_code, False, container.finished_at, note, is_oom=container.is_oom)
+        if recent is None:
+            return Exit(None, None, False, container.finished_at, note)
+        return _exit(recent.code, False, container.finished_at, note, is_oom=recent.is_oom)
     if container.finished_at is None:
         if not container.error:
             return None
@@ -723,10 +726,6 @@ def _exit(code: int, asked: bool, at: float, note: str, *, is_oom: bool) -> Exit
     """Docker tells a signal as 128 + its number."""
     is_signal = 128 < code <= 128 + 64
     return Exit(None if is_signal else code, code - 128 if is_signal else None, asked, at, note, is_oom)
-
-
-def _running_services(containers: Iterable[Container]) -> set[str]:
-    return {one.service for one in containers if one.is_running}
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from drillyard.runtimes.abilities import StartRefused
 ANSWER_S = 30.0  # for a question; what starts, stops or pulls brings its own time
 PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 KIND_LABEL = "drillyard.kind"  # on our own images: what kind of server is inside
+KILLED_CODE = 128 + 9  # what a container that SIGKILL ended exits with
 _LINE_LIMIT = 16 << 20  # of one event or log line
 
 
@@ -301,7 +302,8 @@ def _container(record: Mapping[str, Any]) -> Container:
         status="restarting" if state.get("Restarting") else state["Status"],
         pid=state.get("Pid") or None,
         exit_code=state.get("ExitCode", 0),
-        is_oom=bool(state.get("OOMKilled")),
+        # The flag outlives the run that it is about, and also tells of a health check that was killed.
+        is_oom=bool(state.get("OOMKilled")) and state.get("ExitCode") == KILLED_CODE,
         error=state.get("Error", ""),
         started_at=_time(state.get("StartedAt")),
         started_text=str(state.get("StartedAt")),
