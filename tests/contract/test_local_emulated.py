@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from suite import SCENARIOS, Subject, run, settled
+from suite import SCENARIOS, LocalSubject, Subject, run, settled
 
 from drillyard.runtimes.local import LocalRuntime
 from drillyard.runtimes.plans import Executables
@@ -16,4 +16,4 @@ from drillyard.topology import Topology
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_contract(scenario: Callable[[Subject], Coroutine[Any, Any, None]], tmp_path: Path) -> None:
-    run(scenario, Subject(LocalRuntime(tmp_path / "home"), Executables(), settled(Topology.of())))
+    run(scenario, LocalSubject(LocalRuntime(tmp_path / "home"), Executables(), settled(Topology.of())))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from real_pd import executable
-from suite import SCENARIOS, Subject, run, settled
+from suite import SCENARIOS, LocalSubject, Subject, run, settled
 
 from drillyard.faces.api import Ending, Wanted, Yard
 from drillyard.runtimes.local import LocalRuntime
@@ -20,7 +20,7 @@ from drillyard.topology import Topology
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_contract(scenario: Callable[[Subject], Coroutine[Any, Any, None]], tmp_path: Path) -> None:
     executables = Executables(pd=Executable.real(executable("pd-server-81")))
-    run(scenario, Subject(LocalRuntime(tmp_path / "home"), executables, settled(Topology.of())))
+    run(scenario, LocalSubject(LocalRuntime(tmp_path / "home"), executables, settled(Topology.of())))
 
 
 @pytest.mark.parametrize("era", ["81", "66"])

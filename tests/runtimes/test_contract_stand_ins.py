@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from standins import STAND_INS
-from suite import SCENARIOS, Subject, run, settled
+from suite import SCENARIOS, LocalSubject, Subject, run, settled
 
 from drillyard.runtimes.local import LocalRuntime
 from drillyard.topology import Topology
@@ -15,4 +15,4 @@ from drillyard.topology import Topology
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_contract(scenario: Callable[[Subject], Coroutine[Any, Any, None]], runtime: LocalRuntime) -> None:
-    run(scenario, Subject(runtime, STAND_INS, settled(Topology.of())))
+    run(scenario, LocalSubject(runtime, STAND_INS, settled(Topology.of())))
