@@ -2,7 +2,8 @@
 
 Rules: a wait looks, and looks again when it is woken by an event or when the poll interval is over, until what it waits
 for is there or its deadline has passed. An event that arrives during a look cuts that look short, because what it would
-answer is already old. Nothing sleeps and hopes.
+answer is already old; the look after that one is left to finish, so that events in quick succession cannot keep a wait
+from seeing anything. Nothing sleeps and hopes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -63,11 +64,14 @@ async def until(
 ) -> T | None:
     """What `look` brings as soon as it brings something, or None when the deadline passes first."""
     wake = wake or Wake()
+    was_cut = False
     while True:
         wake.rest()
-        found = await _look_once(look, deadline, wake)
+        found, was_cut = await _look_once(look, deadline, None if was_cut else wake)
         if found is not None or not deadline.left_s:
             return found
+        if was_cut:
+            continue
         try:
             async with asyncio.timeout(min(poll_s, deadline.left_s)):
                 await wake.wait()
@@ -75,14 +79,18 @@ async def until(
             continue
 
 
-async def _look_once(look: Callable[[], Awaitable[T | None]], deadline: Deadline, wake: Wake) -> T | None:
-    """One look, given up when an event arrives or the deadline passes."""
-    looking = asyncio.ensure_future(look())
-    waking = asyncio.ensure_future(wake.wait())
+async def _look_once(
+    look: Callable[[], Awaitable[T | None]], deadline: Deadline, wake: Wake | None
+) -> tuple[T | None, bool]:
+    """One look, given up when the deadline passes or `wake` is roused; what it brought, and whether it was cut short."""
+    tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(look())]
+    if wake is not None:
+        tasks.append(asyncio.ensure_future(wake.wait()))
+    looking = tasks[0]
     try:
-        await asyncio.wait({looking, waking}, timeout=deadline.left_s, return_when=asyncio.FIRST_COMPLETED)
-        return looking.result() if looking.done() else None
+        await asyncio.wait(tasks, timeout=deadline.left_s, return_when=asyncio.FIRST_COMPLETED)
+        return (looking.result(), False) if looking.done() else (None, True)
     finally:
-        for task in (looking, waking):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(looking, waking, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)

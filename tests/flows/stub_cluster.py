@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,8 +30,9 @@ from drillyard.runtimes.abilities import (
     MemberEvent,
     MemberFiles,
     Reach,
+    RuntimeRefusal,
 )
-from drillyard.runtimes.choice import Runtimes
+from drillyard.runtimes.choice import Runtimes, Wish
 from drillyard.runtimes.local import ABILITIES
 from drillyard.topology import Purpose, Role, Topology
 from drillyard.waiting import Clock
@@ -274,7 +275,9 @@ class StubRuntime:
         self._topology = topology
         self._events: list[asyncio.Queue[MemberEvent]] = []
         self.started_again: list[str] = []
-        self.rest_was_started = False
+        self.rest_starts = 0
+        self.rest_refusal: RuntimeRefusal | None = None
+        self.after_start: Callable[[str], None] = lambda member: None  # hears of each member that was started
         for part in ("data", "logs", "config"):
             (directory / part).mkdir(parents=True, exist_ok=True)
         self._members = {member.name: self._member(member.name, member.role) for member in topology.members}
@@ -309,16 +312,27 @@ class StubRuntime:
         members = tuple(self._members.values())
         return Deployment(name, "stub", ABILITIES, self._directory, self._topology, members, 1, 0.0)
 
+    async def plan(self, wish: Wish) -> None:
+        """There is nothing to plan: what `up` finds runs already."""
+
+    def hold_back(self, *members: str) -> None:
+        for member in members:
+            self.change(member, running=False, pid=None, started_at=None, starts=0)
+
     async def start_member(self, name: str, member: str) -> None:
         self.started_again.append(member)
         self.change(member, running=True, pid=5000)
+        self.after_start(member)
 
     async def start_rest(self, name: str) -> None:
-        self.rest_was_started = True
+        self.rest_starts += 1
+        if self.rest_refusal is not None:
+            raise self.rest_refusal
         for member in [one.name for one in self._members.values() if one.is_held_back]:
-            self.change(member, running=True, pid=5000, started_at=time.time() - 1)
+            self.change(member, running=True, pid=5000, started_at=time.time() - 1, starts=1)
+            self.after_start(member)
 
-    async def tails(self, name: str, member: str, lines: int) -> tuple[LogTail, ...]:
+    async def tails(self, name: str, member: str, lines: int, ended_at: float | None = None) -> tuple[LogTail, ...]:
         found = self._members[member]
         paths = logs.by_last_written((found.log_path, found.out_path))
         return tuple(LogTail(str(path), logs.tail_lines(path, lines)) for path in paths)

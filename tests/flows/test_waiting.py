@@ -114,3 +114,18 @@ def test_a_cancelled_wait_leaves_no_task_behind() -> None:
         return len(asyncio.all_tasks())
 
     assert asyncio.run(run()) == 1
+
+
+def test_events_in_quick_succession_do_not_keep_a_wait_from_seeing() -> None:
+    async def run() -> str | None:
+        wake = Wake()
+
+        async def look() -> str | None:
+            for _ in range(5):  # something happens at every moment of every look
+                wake.rouse()
+                await asyncio.sleep(0)
+            return "seen"
+
+        return await until(look, Deadline.after(Clock(), FOREVER_S), wake=wake, poll_s=FOREVER_S)
+
+    assert asyncio.run(run()) == "seen"

@@ -286,9 +286,10 @@ async def _trouble_of(scope: Scope, picture: Picture, ending: Ending, happened: 
 
 
 async def _last_words(scope: Scope, deployment: Deployment, member: DeployedMember, lines: int) -> LogTail:
-    """Where a member said its last words, and those."""
+    """Where a member said its last words, and those: before its latest end, when nobody asked for that."""
+    ended_at = member.exit.at if member.exit is not None and not member.exit.asked else None
     try:
-        tails = await scope.runtime.tails(deployment.name, member.name, lines)
+        tails = await scope.runtime.tails(deployment.name, member.name, lines, ended_at)
     except RuntimeRefusal as refused:
         return LogTail(str(refused), ())
     return next((tail for tail in reversed(tails) if tail.lines), tails[-1] if tails else LogTail("", ()))
@@ -370,7 +371,11 @@ def _state_words(deployment: Deployment) -> str:
 
 def _is_cut_short(picture: Picture, since: float) -> bool:
     """Nobody who waits for a start wants to wait on when a member is down, however it came to that."""
-    return any(member.is_down for member in picture.deployment.members) or _fell(picture, since)
+    seen = [
+        picture.observation.answer(Probe.PROCESS, member.name, ProcessSeen) for member in picture.deployment.members
+    ]
+    is_down = any(one is not None and not one.running and one.ended_at for one in seen)
+    return is_down or _fell(picture, since)
 
 
 def _fell(picture: Picture, since: float) -> bool:

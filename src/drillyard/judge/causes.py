@@ -18,6 +18,7 @@ from drillyard.topology import Role
 SIGKILL = 9
 TIMESTAMP_RACE = "timestamp-race"
 LINES = 200  # how much of a log is worth looking at
+_WELCOME = re.compile(r"Welcome to (?:TiKV|Placement Driver)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,12 @@ _KNOWN: tuple[_Known, ...] = (
         "end the other process; one directory serves one member",
     ),
     _Known(
+        "not-its-data",
+        r"is no data directory of an emulated member.*",
+        "{member} does not take what is in its data directory for its own: {found}",
+        "give it an empty directory",
+    ),
+    _Known(
         "port-taken",
         r"address already in use.*|maybe another instance is binding with this address.*",
         "{member} cannot listen: {found}",
@@ -145,7 +152,7 @@ def cause_of(ended: Ended) -> Cause | None:
     if ended.is_oom:
         mend = "give it more (PD_MEMORY, TIKV_MEMORY)" if ended.in_container else "give it more memory"
         return Cause("out-of-memory", f"{ended.member} was ended by the kernel: it used all the memory it may", mend)
-    lines = (ended.note, *reversed(ended.lines))
+    lines = (ended.note, *reversed(_of_last_run(ended.lines)))
     for known in _KNOWN:
         for line in lines:
             found = re.search(known.pattern, line, re.IGNORECASE)
@@ -153,6 +160,12 @@ def cause_of(ended: Ended) -> Cause | None:
                 words = (found.groupdict().get("found") or found[0]).strip(' "[]')
                 return Cause(known.name, known.text.format(member=ended.member, found=words), known.mend)
     return _signalled(ended)
+
+
+def _of_last_run(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """The lines since the server last introduced itself: what an earlier run died of is not the cause of this end."""
+    starts = [at for at, line in enumerate(lines) if _WELCOME.search(line)]
+    return lines[starts[-1] :] if starts else lines
 
 
 def _signalled(ended: Ended) -> Cause | None:

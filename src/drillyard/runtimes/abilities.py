@@ -318,8 +318,9 @@ class Runtime(Protocol):
 
     def watch(self, name: str) -> AsyncIterator[MemberEvent]: ...
 
-    async def tails(self, name: str, member: str, lines: int) -> tuple[LogTail, ...]:
-        """The ends of a member's logs, the one that was written to last at the end."""
+    async def tails(self, name: str, member: str, lines: int, ended_at: float | None = None) -> tuple[LogTail, ...]:
+        """The ends of a member's logs, the one that was written to last at the end. `ended_at` asks for the last words
+        of the run that ended then, where the runtime can tell them from those of a later one."""
 
     def follow(self, name: str, member: str | None) -> AsyncIterator[tuple[str, str]]:
         """(member, line) for every line that is written from now on, of one member or of all."""

@@ -134,8 +134,8 @@ class Runtimes:
     def watch(self, name: str) -> AsyncIterator[MemberEvent]:
         return self._of(name).watch(name)
 
-    async def tails(self, name: str, member: str, lines: int) -> tuple[LogTail, ...]:
-        return await self._of(name).tails(name, member, lines)
+    async def tails(self, name: str, member: str, lines: int, ended_at: float | None = None) -> tuple[LogTail, ...]:
+        return await self._of(name).tails(name, member, lines, ended_at)
 
     def follow(self, name: str, member: str | None) -> AsyncIterator[tuple[str, str]]:
         return self._of(name).follow(name, member)

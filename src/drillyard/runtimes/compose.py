@@ -44,7 +44,7 @@ from drillyard.runtimes.abilities import (
 from drillyard.runtimes.compose_plans import ComposePlan, Images, Published
 from drillyard.runtimes.docker import KILLED_CODE, Container, Docker, DockerEvent, DockerRefused, kind_of
 from drillyard.runtimes.home import DEFAULT_NAME, Home, remove_data
-from drillyard.runtimes.reach import reach
+from drillyard.runtimes.reach import RELAY_LABEL, WAYS, reach
 from drillyard.topology import LOOPBACK, PREFERRED_PORTS, Member, Purpose, Role, Topology
 from drillyard.waiting import Clock, Deadline, until
 
@@ -53,6 +53,7 @@ PULL_S = 1800.0
 CREATE_S = 120.0
 STOP_S = 20.0 + sum(compose_file.GRACE_S.values())
 LOG_LINES = 5000  # of each member, in a bundle
+RUN_LOG_S, RUN_LOG_LATE_S = 120.0, 0.05  # how far back the last words of a run go; how late the daemon stamps them
 FOLLOW_S, FOLLOW_POLL_S = 3600.0, 0.3
 UP, STARTED, STOPPING = "up", "started", "stopping"  # what the journal holds
 EMULATED_OPEN_FILES = "20000"  # what any daemon may give
@@ -60,16 +61,14 @@ Tell = Callable[[str], None]
 
 
 class ComposeRuntime:
-    """Deployments under one home. `by_relay` decides how members are reached, instead of a trial."""
+    """Deployments under one home. DRILLYARD_REACH (addresses or relay) decides how members are reached, instead of a
+    trial."""
 
     name = "compose"
 
-    def __init__(
-        self, home: Path | Home | None = None, docker: Docker | None = None, by_relay: bool | None = None
-    ) -> None:
+    def __init__(self, home: Path | Home | None = None, docker: Docker | None = None) -> None:
         self.home = home if isinstance(home, Home) else Home(home)
         self._docker = docker or Docker()
-        self._by_relay = by_relay
 
     @property
     def abilities(self) -> frozenset[Ability]:
@@ -283,11 +282,11 @@ class ComposeRuntime:
                 if told is not None:
                     yield told
 
-    async def tails(self, name: str, member: str, lines: int) -> tuple[LogTail, ...]:
-        """The end of a container's log, which holds its output too."""
+    async def tails(self, name: str, member: str, lines: int, ended_at: float | None = None) -> tuple[LogTail, ...]:
+        """The end of a container's log, which holds its output too, or of what it had written when a run ended."""
         plan = self._existing(name)
         container = await self._container(plan, member)
-        text = await self._log(container.name, lines) if container else b""
+        text = await self._log(container.name, lines, ended_at) if container and lines else b""
         where = f"docker logs {container.name}" if container else f"no container of {member}"
         return (LogTail(where, logs.last_lines(text, lines)),)
 
@@ -360,17 +359,21 @@ class ComposeRuntime:
                 told.append(f"{event.at:.3f} {event.service} {event.action}{more}\n")
         return "".join(told).encode()
 
-    async def _log(self, container: str, lines: int) -> bytes:
+    async def _log(self, container: str, lines: int, ended_at: float | None = None) -> bytes:
         """The end of a container's log. Its two streams come as they were written."""
-        if lines == 0:
-            return b""
-        async with contextlib.aclosing(self._docker.stream("logs", "--tail", str(lines), container)) as stream:
+        which = ["--tail", str(lines)]
+        if ended_at is not None:  # a tail is counted from the end of the whole log
+            which = ["--since", f"{ended_at - RUN_LOG_S:.3f}", "--until", f"{ended_at + RUN_LOG_LATE_S:.3f}"]
+        async with contextlib.aclosing(self._docker.stream("logs", *which, container)) as stream:
             return "\n".join([line async for line in stream]).encode()
 
     @asynccontextmanager
     async def reach(self, deployment: Deployment) -> AsyncIterator[Reach]:
         """By the containers' addresses where they answer from here, else through a relay in the network."""
-        async with reach(self._docker, deployment, by_relay=self._by_relay) as way:
+        decided = os.environ.get("DRILLYARD_REACH") or None
+        if decided not in (None, *WAYS):
+            raise Misuse(f"DRILLYARD_REACH={decided!r} is no way to reach a container", f"use {' or '.join(WAYS)}")
+        async with reach(self._docker, deployment, decided) as way:
             yield way
 
     # --- act on a member ---------------------------------------------------------------------------------------------
@@ -432,6 +435,8 @@ class ComposeRuntime:
         container = await self._container(plan, member)
         if container is None:
             raise WrongState(f"{member} has no container", f"`drillyard up --name {plan.name}` makes it")
+        if container.status == "restarting":
+            return  # its policy is at it
         self._write(plan, STARTED, member, restarts=container.restarts)
         await self._docker.run("start", container.id, timeout_s=CREATE_S)
 
@@ -502,7 +507,7 @@ class ComposeRuntime:
 
     async def _remove_relays(self, name: str) -> None:
         """A relay ends with its caller; one whose end was cut short is removed here."""
-        left = await self._docker.run("ps", "-a", "-q", "--filter", f"label=com.docker.compose.project-relay={name}")
+        left = await self._docker.run("ps", "-a", "-q", "--filter", f"label={RELAY_LABEL}={name}")
         if left.split():
             await self._docker.run("rm", "-f", *left.split())
 

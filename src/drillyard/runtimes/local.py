@@ -210,7 +210,7 @@ class LocalRuntime:
     async def start_rest(self, name: str) -> None:
         """Nothing is held back here: the emulated members ask PD until it answers."""
 
-    async def tails(self, name: str, member: str, lines: int) -> tuple[LogTail, ...]:
+    async def tails(self, name: str, member: str, lines: int, ended_at: float | None = None) -> tuple[LogTail, ...]:
         """The ends of a member's log and output, the one that was written to last at the end."""
         found = (await self.deployment(name)).member(member)
         return tuple(

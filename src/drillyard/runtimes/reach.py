@@ -15,12 +15,14 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from drillyard.runtimes.abilities import Deployment, Network, Reach
-from drillyard.runtimes.docker import PROJECT, Docker, DockerRefused
+from drillyard.runtimes.docker import Docker, DockerRefused
 from drillyard.topology import LOOPBACK
 
+WAYS = BY_ADDRESS, BY_RELAY = "addresses", "relay"
 TRY_S = 1.0  # a bridge of this machine answers at once, also with a refusal
-RELAY_START_S = 60.0  # its image may have to be pulled
+PULL_S, RELAY_START_S = 600.0, 30.0
 RELAY_IMAGE = "python:3-alpine"  # for whoever has another one: DRILLYARD_RELAY_IMAGE
+RELAY_LABEL = "drillyard.relay"  # holds the deployment's name
 FIRST_PORT = 40000  # inside the relay
 
 # Listens on FIRST_PORT and the ports after it, one for each address given, and passes bytes on; ends with its stdin.
@@ -99,11 +101,10 @@ def dials_of(deployment: Deployment) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def reach(docker: Docker, deployment: Deployment, *, by_relay: bool | None = None) -> AsyncIterator[Reach]:
-    """The way to the members of a deployment, for as long as the block lasts. `by_relay` decides instead of a trial."""
-    if by_relay is None:
-        by_relay = not await is_reachable(dials_of(deployment).values())
-    if not by_relay:
+async def reach(docker: Docker, deployment: Deployment, decided: str | None = None) -> AsyncIterator[Reach]:
+    """The way to the members of a deployment, for as long as the block lasts. `decided` is the way instead of a
+    trial."""
+    if decided == BY_ADDRESS or (decided is None and await is_reachable(dials_of(deployment).values())):
         yield ByAddress(deployment)
         return
     assert deployment.network is not None
@@ -144,6 +145,8 @@ async def _answers(dial: str) -> bool:
 @asynccontextmanager
 async def _relay(docker: Docker, network: Network, addresses: Sequence[str], name: str) -> AsyncIterator[Reach]:
     image = os.environ.get("DRILLYARD_RELAY_IMAGE") or RELAY_IMAGE
+    if not await docker.inspect("image", image):
+        await docker.run("pull", "--quiet", image, timeout_s=PULL_S)
     container = f"drillyard-relay-{name}-{os.urandom(4).hex()}"
     ports = [part for at in range(len(addresses)) for part in ("-p", f"{LOOPBACK}::{FIRST_PORT + at}")]
     arguments = [
@@ -155,7 +158,7 @@ async def _relay(docker: Docker, network: Network, addresses: Sequence[str], nam
         "--network",
         network.name,
         "--label",
-        f"{PROJECT}-relay={name}",
+        f"{RELAY_LABEL}={name}",
     ]
     program = ["--entrypoint", "python3", image, "-c", RELAY, str(FIRST_PORT), *addresses]
     process = await docker.piped(*arguments, *ports, *program)
