@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from drillyard.clients.calls import CallFailed
+from drillyard.clients.pd import PdClient
 from drillyard.runtimes.abilities import DeployedMember, Deployment, EventKind, MemberEvent, Runtime, StopReport
 from drillyard.runtimes.local import LocalRuntime
 from drillyard.runtimes.plans import Executables
@@ -57,12 +59,25 @@ class Subject(ABC):
         """The deployment, once every address of every member accepts connections."""
         deployment = await self.begin()
         if any(member.is_held_back for member in deployment.members):
-            for member in deployment.of_role(Role.PD):
-                await until(lambda member=member: self.serves(member.name))  # type: ignore[misc]
+            await until(self.grants_timestamps)
             await self.runtime.start_rest(NAME)
         for member in deployment.members:
             await until(lambda member=member: self.serves(member.name))  # type: ignore[misc]
         return await self.runtime.deployment(NAME)
+
+    async def grants_timestamps(self) -> bool:
+        deployment = await self.runtime.deployment(NAME)
+        async with self.runtime.reach(deployment) as reach:
+            pds = {m.name: PdClient(m.name, m.addresses["client"], reach.dial) for m in deployment.of_role(Role.PD)}
+            try:
+                view = await next(iter(pds.values())).members(timeout_s=1)
+                await pds[view.leader.name].timestamps(view.header.cluster_id, 1, timeout_s=1)
+            except (CallFailed, KeyError):
+                return False
+            finally:
+                for client in pds.values():
+                    client.close()
+        return True
 
     async def look(self, member: str) -> DeployedMember:
         return (await self.runtime.deployment(NAME)).member(member)
