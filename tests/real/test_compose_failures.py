@@ -190,7 +190,8 @@ def test_a_port_that_a_container_has(yard: Shell) -> None:
 
 @pytest.fixture
 def racing_image(tmp_path: Path) -> Iterator[Callable[[int], str]]:
-    """Makes an image whose TiKV loses the race for its first timestamp so many times, as a real one dies of it."""
+    """Makes an image whose TiKV loses the race for its first timestamp so many times, as a real one dies of it. (A test
+    asks for it before its yard, so that no container uses it when it is removed.)"""
     words = '[FATAL] [lib.rs:480] ["failed to get timestamp from PD: Other(\\"Timestamp channel is dropped\\")"]'
     made = []
 
@@ -214,7 +215,7 @@ def racing_image(tmp_path: Path) -> Iterator[Callable[[int], str]]:
 
 
 def test_a_tikv_that_lost_the_race_for_a_timestamp_is_started_once_more(
-    yard: Shell, racing_image: Callable[[int], str]
+    racing_image: Callable[[int], str], yard: Shell
 ) -> None:
     yard.env["TIKV_IMAGE"] = racing_image(1)
     ran = up(yard)
@@ -224,7 +225,7 @@ def test_a_tikv_that_lost_the_race_for_a_timestamp_is_started_once_more(
         assert any(text.startswith(member) and "started once more" in text for text in told), told
 
 
-def test_a_tikv_that_loses_it_again_is_not(yard: Shell, racing_image: Callable[[int], str]) -> None:
+def test_a_tikv_that_loses_it_again_is_not(racing_image: Callable[[int], str], yard: Shell) -> None:
     yard.env["TIKV_IMAGE"] = racing_image(9)
     ran = up(yard)
     assert ran.code == exits.MEMBER_EXITED
@@ -318,7 +319,7 @@ def foreign_image(tmp_path: Path) -> Iterator[str]:
     docker("rmi", "-f", tag)
 
 
-def test_an_image_for_another_architecture(yard: Shell, foreign_image: str) -> None:
+def test_an_image_for_another_architecture(foreign_image: str, yard: Shell) -> None:
     yard.env["TIKV_IMAGE"] = foreign_image
     ran = up(yard)
     assert ran.code == exits.COULD_NOT_START, ran

@@ -174,7 +174,7 @@ def health_check(role: Role) -> str:
     """One shell line that fails on any HTTP error, with curl or with any wget."""
     port, path = PORTS[role, HEALTH_PURPOSE[role]], HEALTH_PATHS[role]
     url, numeric = f"http://localhost:{port}{path}", f"http://127.0.0.1:{port}{path}"
-    wget = "wget -q -T 2 -O /dev/null"
+    wget = "wget -q -T 1 -O /dev/null"  # two of them fit into the timeout, or Docker would leave one behind
     curl = f"curl -fsS -m 2 -o /dev/null {url}"
     return f"if command -v curl >/dev/null; then {curl}; else {wget} {url} || {wget} {numeric}; fi"
 
