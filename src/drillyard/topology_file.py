@@ -40,7 +40,7 @@ class _TikvTable(_MemberTable):
 
 
 class _File(_Table):
-    profile: Literal["laptop", "upstream"] = "laptop"
+    profile: Literal["laptop", "upstream"] | None = None
     host: str = "127.0.0.1"
     pd: StrictInt | list[_PdTable] = Field(default=3)
     tikv: StrictInt | list[_TikvTable] = Field(default=3)
@@ -48,10 +48,10 @@ class _File(_Table):
     tikv_config: dict[str, Any] = {}
 
 
-def parse_topology(text: str, source: str = "topology file") -> Topology:
+def parse_topology(text: str, source: str = "topology file", usual: Profile = Profile.LAPTOP) -> Topology:
     """The topology that the TOML text describes; raises TopologyError with every problem found.
 
-    `source` is what to call the text where no field can be named.
+    `source` is what to call the text where no field can be named, `usual` the profile of a text that names none.
     """
     try:
         raw = tomllib.loads(text)
@@ -64,7 +64,7 @@ def parse_topology(text: str, source: str = "topology file") -> Topology:
     members = [*_members(file, Role.PD), *_members(file, Role.TIKV)]
     if isinstance(file.pd, int) or isinstance(file.tikv, int):  # counts are checked where they are understood
         Topology.of(file.pd if isinstance(file.pd, int) else 1, file.tikv if isinstance(file.tikv, int) else 1)
-    return Topology(tuple(members), Profile(file.profile))
+    return Topology(tuple(members), usual if file.profile is None else Profile(file.profile))
 
 
 def _members(file: _File, role: Role) -> list[Member]:

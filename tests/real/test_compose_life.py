@@ -155,6 +155,23 @@ def test_a_compose_file_of_the_deployment_works_by_hand(yard: Shell) -> None:
     assert len(done.stdout.split()) == 2
 
 
+def test_containers_that_were_stopped_by_hand_come_up_again(yard: Shell) -> None:
+    assert yard("up", *QUICK).code == exits.OK
+    names = docker("ps", "-q", "--filter", "label=com.docker.compose.project=drillyard-default").split()
+    docker("stop", *names)
+    assert yard("verify").code == exits.NOT_READY
+    ran = yard("up", "--json")
+    assert ran.code == exits.OK, ran
+    assert [member["state"] for member in ran.document["report"]["members"]] == ["running"] * 6
+
+
+def test_an_adopted_cluster_is_forgotten_when_it_is_down(yard: Shell, plain_project: str) -> None:
+    assert yard("adopt", plain_project, "--name", "mine").code == exits.OK
+    down = yard("down", "--name", "mine", "--json").document["down"]
+    assert (down["is_clean"], down["is_data_deleted"], len(down["kept"])) == (True, False, 6)
+    assert yard("list", "--json").document["deployments"] == []
+
+
 def test_the_python_api(tmp_path: Path) -> None:
     wanted = {"runtime": "compose", "pd_image": EMULATED.pd, "tikv_image": EMULATED.tikv, "profile": "laptop"}
     with drillyard.cluster_sync("api", home=tmp_path / "home", **wanted) as cluster:  # type: ignore[arg-type]

@@ -115,7 +115,7 @@ class Wanted:
         if isinstance(self.topology, Topology):
             return self.topology
         if self.topology is not None:
-            return _read_topology(Path(self.topology))
+            return _read_topology(Path(self.topology), usual_profile(self.runtime))
         if all(value is None for value in counts):
             return None
         pd, tikv = (3 if count is None else count for count in (self.pd, self.tikv))
@@ -398,7 +398,7 @@ async def _shielded(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def _read_topology(path: Path) -> Topology:
+def _read_topology(path: Path, usual: Profile) -> Topology:
     from drillyard.topology_file import parse_topology
 
     try:
@@ -406,7 +406,7 @@ def _read_topology(path: Path) -> Topology:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise TopologyError([Problem("topology", f"{path} cannot be read: {why}", "name a TOML file")]) from error
-    return parse_topology(text, str(path))
+    return parse_topology(text, str(path), usual)
 
 
 def usual_profile(runtime: str | None) -> Profile:

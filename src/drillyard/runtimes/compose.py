@@ -150,12 +150,15 @@ class ComposeRuntime:
         await self._compose(plan, "start", *names, timeout_s=CREATE_S)
 
     async def _start_adopted(self, plan: ComposePlan) -> None:
+        if not await self._docker.containers(plan.project):
+            mend = "start it as it was started before (`docker compose up`)"
+            raise WrongState(f"the containers of project {plan.project!r} are gone", mend)
         self._write(plan, UP)
         pds = [member.name for member in plan.topology.of_role(Role.PD)]
         await asyncio.gather(*(self._start_container(plan, name) for name in pds))
 
     async def start_rest(self, name: str) -> None:
-        """Start every member that was never started since the deployment was created, or is down after an adoption."""
+        """Start every member that does not run."""
         plan = self._existing(name)
         deployment = await self.deployment(name)
         rest = [member.name for member in deployment.members if not member.running]
@@ -483,8 +486,10 @@ class ComposeRuntime:
             killed = [one for one in ended if one.exit_code == KILLED_CODE and not one.is_oom]
             forced = tuple(one.service for one in killed if one.service in ran)
             report = replace(report, stopped=tuple(sorted(ran)), killed=forced)
-            if delete_data and report.is_clean:
-                report = await asyncio.to_thread(remove_data, directory, report)
+            is_forgotten = plan is not None and plan.adopted  # it can be adopted again, and not be started by us
+            if report.is_clean and (delete_data or is_forgotten):
+                removed = await asyncio.to_thread(remove_data, directory, report)
+                return removed if delete_data else replace(report, left_paths=removed.left_paths)
             return report
 
     async def _stop_containers(
@@ -704,7 +709,9 @@ def _member(
 
 
 def _exit_of(container: Container, book: Book, recent: RecentEnd | None) -> Exit | None:
-    """How the latest run that is over ended; None when there was none."""
+    """How the latest run that is over ended; None when there was none since the latest start of the whole."""
+    if book.up_at is not None and container.finished_at is not None and container.finished_at < book.up_at:
+        return None
     if container.is_running:
         if not container.restarts or container.finished_at is None:
             return None
