@@ -131,3 +131,24 @@ def test_bad_input_is_refused_before_anything_starts(home: Path, wanted: Wanted,
 def test_a_name_that_is_no_name(home: Path) -> None:
     with pytest.raises(Misuse, match="is no deployment name"), drillyard.cluster_sync("Not a name", home=home):
         pass
+
+
+@pytest.mark.parametrize(
+    ("wanted", "pd", "tikv"),
+    [
+        (Wanted(version="v8.1.0"), "pingcap/pd:v8.1.0", "pingcap/tikv:v8.1.0"),
+        (Wanted(version="v8.1.0", tikv_image="mine:1"), "pingcap/pd:v8.1.0", "mine:1"),
+        (Wanted(pd_image="mine:1"), "mine:1", None),
+    ],
+)
+def test_images_by_version_or_by_name(wanted: Wanted, pd: str, tikv: str | None) -> None:
+    images = wanted.request("a").images
+    assert images is not None
+    assert (images.pd, images.tikv) == (pd, tikv)
+
+
+def test_counts_for_containers_have_the_real_servers_timings() -> None:
+    local, containers = (Wanted(pd=1, runtime=runtime).request("a").topology for runtime in (None, "compose"))
+    assert local is not None
+    assert containers is not None
+    assert (local.profile.value, containers.profile.value) == ("laptop", "upstream")

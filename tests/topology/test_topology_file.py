@@ -12,6 +12,11 @@ def test_an_empty_file_is_the_default() -> None:
     assert parse_topology("") == Topology.of()
 
 
+def test_a_file_without_a_profile_has_the_usual_one_of_its_runtime() -> None:
+    assert parse_topology("tikv = 1", usual=Profile.UPSTREAM).profile is Profile.UPSTREAM
+    assert parse_topology('profile = "laptop"', usual=Profile.UPSTREAM).profile is Profile.LAPTOP
+
+
 def test_counts_and_profile() -> None:
     assert parse_topology('pd = 1\ntikv = 5\nprofile = "upstream"') == Topology.of(1, 5, Profile.UPSTREAM)
 
