@@ -82,7 +82,7 @@ async def until(
 async def _look_once(
     look: Callable[[], Awaitable[T | None]], deadline: Deadline, wake: Wake | None
 ) -> tuple[T | None, bool]:
-    """One look, given up when the deadline passes or `wake` is roused; what it brought, and whether it was cut short."""
+    """One look, given up when the deadline passes or `wake` is roused: what it brought, whether it was cut short."""
     tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(look())]
     if wake is not None:
         tasks.append(asyncio.ensure_future(wake.wait()))

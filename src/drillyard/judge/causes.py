@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from drillyard.topology import Role
 
-SIGKILL = 9
+CRASHES = {4, 5, 6, 7, 8, 11, 31}  # SIGILL, TRAP, ABRT, BUS, FPE, SEGV, SYS: what a program brings upon itself
 TIMESTAMP_RACE = "timestamp-race"
 LINES = 200  # how much of a log is worth looking at
 _WELCOME = re.compile(r"Welcome to (?:TiKV|Placement Driver)")
@@ -157,7 +157,7 @@ def cause_of(ended: Ended) -> Cause | None:
         for line in lines:
             found = re.search(known.pattern, line, re.IGNORECASE)
             if found is not None:
-                words = (found.groupdict().get("found") or found[0]).strip(' "[]')
+                words = (found.groupdict().get("found") or found[0]).strip(' "[]\\')
                 return Cause(known.name, known.text.format(member=ended.member, found=words), known.mend)
     return _signalled(ended)
 
@@ -171,9 +171,8 @@ def _of_last_run(lines: tuple[str, ...]) -> tuple[str, ...]:
 def _signalled(ended: Ended) -> Cause | None:
     if ended.signal is None and "through Docker" not in ended.note:
         return None
-    by = "`docker kill` or `docker stop`" if "through Docker" in ended.note else "somebody outside of drillyard"
-    name = "killed" if ended.signal == SIGKILL or ended.signal is None else "crashed"
-    if name == "crashed":
+    if ended.signal in CRASHES:
         text = f"{ended.member} crashed with signal {ended.signal}"
-        return Cause(name, text, f"see its last lines (`drillyard logs {ended.member}`)")
-    return Cause(name, f"{ended.member} was ended by {by}", f"`drillyard start {ended.member}`")
+        return Cause("crashed", text, f"see its last lines (`drillyard logs {ended.member}`)")
+    by = "`docker kill` or `docker stop`" if "through Docker" in ended.note else "somebody outside of drillyard"
+    return Cause("killed", f"{ended.member} was ended by {by}", f"`drillyard start {ended.member}`")

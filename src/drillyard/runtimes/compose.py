@@ -56,6 +56,7 @@ LOG_LINES = 5000  # of each member, in a bundle
 RUN_LOG_S, RUN_LOG_LATE_S = 120.0, 0.05  # how far back the last words of a run go; how late the daemon stamps them
 FOLLOW_S, FOLLOW_POLL_S = 3600.0, 0.3
 UP, STARTED, STOPPING = "up", "started", "stopping"  # what the journal holds
+ENDING_SIGNALS = {"2", "3", "6", "9", "15"}  # as an event tells them; others are no wish that a container end
 EMULATED_OPEN_FILES = "20000"  # what any daemon may give
 Tell = Callable[[str], None]
 
@@ -97,7 +98,7 @@ class ComposeRuntime:
                 return before
             raise PlanDiffers(f"{before.project} was started by somebody else", "change its own Compose file instead")
         asked = _with_asked_ports(topology or (before.asked if before else compose_file.default_topology()))
-        variables = {**(before.variables if before else {}), **_set_variables(), **(images or Images()).variables}
+        variables = _variables(before, images or Images())
         if before is not None and (before.asked, dict(before.variables)) == (asked, variables):
             return before
         compose_file.in_containers(asked)  # refuses what a container cannot have
@@ -143,7 +144,7 @@ class ComposeRuntime:
         compose_plans.save(plan)
         tell(_memory_words(plan))
         self._write(plan, UP)
-        await self._compose(plan, "create", "--pull", "never", "--remove-orphans", timeout_s=CREATE_S)
+        await self._compose(plan, "create", "--remove-orphans", timeout_s=CREATE_S)
         names = [member.name for member in plan.topology.of_role(Role.PD)]
         for name in names:
             self._write(plan, STARTED, name)
@@ -552,10 +553,7 @@ class ComposeRuntime:
 
     async def _compose(self, plan: ComposePlan, *arguments: str, timeout_s: float) -> str:
         files = ("-p", plan.project, "-f", str(plan.file), "--project-directory", str(plan.directory))
-        quiet = ("--progress", "quiet")
-        return await self._docker.run(
-            "compose", *quiet, *files, *arguments, timeout_s=timeout_s, environment=plan.environment
-        )
+        return await self._docker.run("compose", *files, *arguments, timeout_s=timeout_s, environment=plan.environment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -624,7 +622,7 @@ class _Watcher:
         kinds = {"pause": EventKind.PAUSED, "unpause": EventKind.RESUMED, "start": EventKind.STARTED}
         if event.action == "oom":
             self._oom.add(event.service)
-        elif event.action == "kill":
+        elif event.action == "kill" and event.signal in ENDING_SIGNALS:
             self._signals[event.service] = event.signal
         elif event.action == "die":
             how = self._exit(event, now)
@@ -686,7 +684,8 @@ def _member(
     plan: ComposePlan, member: Member, container: Container | None, book: Book, ends: Mapping[str, RecentEnd]
 ) -> DeployedMember:
     restarts = book.restarts.get(member.name, 0) + (container.restarts if container else 0)
-    starts = book.starts.get(member.name, 1 if plan.adopted else 0) + restarts
+    was_running = 1 if plan.adopted and book.up_at is None else 0  # somebody else's start
+    starts = was_running + book.starts.get(member.name, 0) + restarts
     return DeployedMember(
         name=member.name,
         role=member.role,
@@ -722,7 +721,7 @@ def _exit_of(container: Container, book: Book, recent: RecentEnd | None) -> Exit
     if container.finished_at is None:
         if not container.error:
             return None
-        return Exit(container.exit_code, None, False, time.time(), f"could not be started: {container.error}")
+        return Exit(container.exit_code, None, False, book.up_at or 0.0, f"could not be started: {container.error}")
     by = book.asked.get(container.run, "")
     note = by
     if by in ("stop", "restart", "down") and container.exit_code == KILLED_CODE:
@@ -743,9 +742,14 @@ def _exit(code: int, asked: bool, at: float, note: str, *, is_oom: bool) -> Exit
 # --- plans -----------------------------------------------------------------------------------------------------------
 
 
-def _set_variables() -> dict[str, str]:
-    """The file's variables that are set in this environment."""
-    return {name: value for name in compose_file.DEFAULTS if (value := os.environ.get(name))}
+def _variables(before: ComposePlan | None, images: Images) -> dict[str, str]:
+    """The file's variables: as asked for, as set in this environment, as remembered."""
+    remembered = dict(before.variables) if before else {}
+    wanted = {name: value for name in compose_file.DEFAULTS if (value := os.environ.get(name))} | images.variables
+    image = compose_file.TIKV_IMAGE
+    if wanted.get(image, remembered.get(image)) != remembered.get(image):
+        remembered.pop(compose_file.TIKV_OPEN_FILES, None)  # another server may not be content with so many
+    return remembered | wanted
 
 
 def _with_asked_ports(asked: Topology) -> Topology:

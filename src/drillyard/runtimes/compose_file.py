@@ -152,7 +152,7 @@ def _service(topology: Topology, member: Member, ports: Mapping[tuple[str, Purpo
     ]
     if mapped:
         lines += ["    ports:", *mapped]
-    lines += ["    volumes:", f"      - {_key(f'{member.name}-data')}:/data"]
+    lines += ["    volumes:", f"      - {_mount(member.name)}"]
     if has_config:
         lines += ["    configs:", f"      - source: {_key(f'{member.name}-config')}", f"        target: {CONFIG_PATH}"]
     lines += [
@@ -198,6 +198,11 @@ def _variable(name: str) -> str:
 def _key(name: str) -> str:
     plain = name.removesuffix("-data").removesuffix("-config")
     return name if _PLAIN_KEY.fullmatch(plain) else json.dumps(name)
+
+
+def _mount(name: str) -> str:
+    mount = f"{name}-data:/data"
+    return mount if _PLAIN_KEY.fullmatch(name) else json.dumps(mount)
 
 
 def _literal(text: str) -> str:

@@ -131,16 +131,23 @@ class Docker:
         if shutil.which(self._program) is None:
             mend = "install Docker Engine (or OrbStack, Docker Desktop), or use `--runtime local`"
             raise DockerRefused(f"there is no `{self._program}` command here", mend)
-        return await asyncio.create_subprocess_exec(
-            self._program,
-            *arguments,
-            stdin=stdin,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=err,
-            env={**os.environ, **(environment or {})},
-            limit=_LINE_LIMIT,
-            process_group=0,  # a Ctrl-C is ours to handle: half a `compose up` has no defined state
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                self._program,
+                *arguments,
+                stdin=stdin,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=err,
+                env={**os.environ, **(environment or {})},
+                limit=_LINE_LIMIT,
+                process_group=0,  # a Ctrl-C is ours to handle: half a `compose up` has no defined state
+            )
         )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await _end(await starting)
+            raise
 
     # --- what there is -----------------------------------------------------------------------------------------------
 
@@ -239,7 +246,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
         "install the plugin (package docker-compose-plugin or docker-compose-v2)",
     ),
     (
-        r"(?:Bind for |listen tcp4? |exposing port TCP )[^\s]*?:(?P<port>\d+)\b.*"
+        r"(?:Bind for |listen tcp4? |exposing port TCP |bind host port (?:for )?)\S*?:(?P<port>\d+)\b.*"
         r"(?:already allocated|address already in use|not available)",
         "port {port} is taken",
         "stop what listens there, or move ours: PD_PORT, TIKV_PORT, TIKV_STATUS_PORT",
