@@ -1,4 +1,4 @@
-"""The clock, and the one wait helper: every wait of ours goes through `until`.
+"""The clock, the one wait helper (every wait of ours goes through `until`), and what must not be left half done.
 
 Rules: a wait looks, and looks again when it is woken by an event or when the poll interval is over, until what it waits
 for is there or its deadline has passed. An event that arrives during a look cuts that look short, because what it would
@@ -9,8 +9,9 @@ from seeing anything. Nothing sleeps and hopes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -94,3 +95,17 @@ async def _look_once(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Done to its end, however often the caller is cancelled meanwhile: for what must not be left half done."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # looked at, so that nobody is told that it was not
+        raise

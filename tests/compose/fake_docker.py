@@ -17,6 +17,7 @@ from drillyard.runtimes.docker import PROJECT, SERVICE, Container, Docker
 
 ID = "4f8c3e2ab1d09c7de5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c"
 STARTED = "2026-09-20T08:15:30.123456789Z"
+NOW = "2026-09-20T09:00:00.123456789Z"  # by the daemon's clock
 ZERO = "0001-01-01T00:00:00Z"
 
 
@@ -28,6 +29,7 @@ class FakeDocker:
         self._cases: list[str] = []
         self.program = directory / "docker"
         self.called = directory / "called"
+        self._records = directory / "records.json"
         self._write()
 
     @property
@@ -44,6 +46,24 @@ class FakeDocker:
         text = out if isinstance(out, str) else json.dumps(out)
         shell = f"printf %s {shlex.quote(text)}; printf %s {shlex.quote(err)} >&2; exit {code}"
         self.does(pattern, shell)
+
+    def holds(self, *records: dict[str, Any]) -> None:
+        """Have these containers, whichever of them is asked for; a later call has others instead."""
+        is_first = not self._records.exists()
+        self._records.write_text(json.dumps(records))
+        self._records.with_name("ids").write_text("".join(f"{one['Id']}\n" for one in records))
+        if is_first:
+            self.does("ps -a -q *", 'cat "$(dirname "$0")/ids"')
+            self.does("container inspect *", 'cat "$(dirname "$0")/records.json"')
+
+    def knows_the_time(self) -> None:
+        """Answer what the daemon's own time is."""
+        self.says("info --format {{.SystemTime}}", f"{NOW}\n")
+
+    def is_empty(self) -> None:
+        """Have no container and no volume of anybody."""
+        self.says("ps *")
+        self.says("volume ls *")
 
     def does(self, pattern: str, shell: str) -> None:
         """Answer calls whose arguments fit with what these lines do; they find the arguments in "$@"."""
@@ -66,8 +86,16 @@ def _parts(pattern: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def record(service: str = "pd0", *, state: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """What `docker container inspect` tells of a running container, shortened; `state` and `changes` overlay it."""
+def record(
+    service: str = "pd0",
+    *,
+    file: Path | str = "/home/me/docker-compose.yaml",
+    state: dict[str, Any] | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    """What `docker container inspect` tells of a running container, shortened; `state` and `changes` overlay it.
+
+    `file` is the Compose file that it was made from."""
     return {
         "Id": ID,
         "Created": "2026-09-20T08:15:29.98Z",
@@ -106,7 +134,8 @@ def record(service: str = "pd0", *, state: dict[str, Any] | None = None, **chang
             "Labels": {
                 PROJECT: "drillyard-default",
                 SERVICE: service,
-                "com.docker.compose.project.config_files": "/home/me/docker-compose.yaml",
+                "com.docker.compose.oneoff": "False",
+                "com.docker.compose.project.config_files": str(file),
             },
         },
         "NetworkSettings": {"Networks": {"drillyard-default_default": {"IPAddress": "172.18.0.2"}}},

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from fake_docker import ID, STARTED, ZERO, FakeDocker, container, record
+from fake_docker import NOW as THE_TIME
 
 from drillyard.runtimes import compose, compose_file, compose_plans
 from drillyard.runtimes.abilities import Deployment, EventKind, Exit, MemberEvent
-from drillyard.runtimes.compose import Book, ComposeRuntime, RecentEnd
+from drillyard.runtimes.compose import ComposeRuntime
+from drillyard.runtimes.compose_exits import Book, RecentEnd, Watcher, exit_of, is_worth_asking, recent_ends
 from drillyard.runtimes.compose_plans import ComposePlan
 from drillyard.runtimes.docker import Container, DockerEvent
 from drillyard.runtimes.home import Home
@@ -23,7 +25,10 @@ from drillyard.topology import Member, Profile, Purpose, Role, Topology
 RUN = f"{ID[:12]}@{STARTED}"
 NEXT_STARTED = "2026-09-20T09:00:00.5Z"
 AT = 2000.0
-NOTHING = Book(None, {}, {}, {})
+THEN = "2026-09-20T08:15:30Z"
+ENDED_THEN: dict[str, Any] = {"finished_at": AT, "ended_text": THEN}
+NOTHING = Book()
+KNOWN = Book(known_ends={"tikv0": THEN})
 
 
 def asked_by(by: str) -> Book:
@@ -104,7 +109,36 @@ EXITS: list[tuple[str, Container, Book, RecentEnd | None, Exit | None]] = [
         RecentEnd(137, True),
         Exit(None, 9, False, AT, "restarted by its policy", True),
     ),
-    ("started by us after an end", container(finished_at=AT), asked_by("stop"), RecentEnd(0, False), None),
+    ("started by us after an end", container(**ENDED_THEN), KNOWN, RecentEnd(0), None),
+    ("held back, with an end of before", ended(0, ended_text=THEN), KNOWN, None, None),
+    (
+        "started by somebody else after a later end",
+        container(finished_at=AT, ended_text="later"),
+        KNOWN,
+        RecentEnd(0, signal="15"),
+        Exit(0, None, False, AT, "started again by somebody else"),
+    ),
+    (
+        "restarted by its policy after a start of ours",
+        container(restarts=1, finished_at=AT, ended_text="later"),
+        KNOWN,
+        RecentEnd(1),
+        Exit(1, None, False, AT, "restarted by its policy"),
+    ),
+    (
+        "docker stop by somebody, seen later",
+        ended(0),
+        NOTHING,
+        RecentEnd(0, signal="15"),
+        Exit(0, None, False, AT, "signal 15 through Docker"),
+    ),
+    (
+        "not started again, for the daemon refused",
+        ended(128, ended_text=THEN, error="port is taken"),
+        KNOWN,
+        None,
+        Exit(128, None, False, AT, "could not be started: port is taken"),
+    ),
 ]
 
 
@@ -112,12 +146,12 @@ EXITS: list[tuple[str, Container, Book, RecentEnd | None, Exit | None]] = [
     ("one", "book", "recent", "expected"), [case[1:] for case in EXITS], ids=[case[0] for case in EXITS]
 )
 def test_how_a_container_ended(one: Container, book: Book, recent: RecentEnd | None, expected: Exit | None) -> None:
-    assert compose._exit_of(one, book, recent) == expected
+    assert exit_of("tikv0", one, book, recent) == expected
 
 
 def test_a_container_that_could_not_be_started_says_why() -> None:
     one = container(status="created", exit_code=127, error="exec: no such file", started_at=None)
-    found = compose._exit_of(one, NOTHING, None)
+    found = exit_of("tikv0", one, NOTHING)
     assert found is not None
     assert (found.code, found.asked, found.note) == (127, False, "could not be started: exec: no such file")
 
@@ -219,19 +253,33 @@ def test_starts_and_restarts_are_counted_since_the_whole_was_started(plan: Compo
 
 def test_an_end_of_before_the_whole_was_started_is_over_and_done(plan: ComposePlan) -> None:
     """After a reboot or a `docker compose stop` the containers are still there, exited; a start finds them so."""
-    write(plan, ("stopping", "tikv0", {"by": "down", "run": RUN}), ("up", "", {}), ("started", "pd0", {}))
-    found = deployed(plan, container("pd0", finished_at=AT), ended(0), ended(137, service="tikv1", id="b"))
+    ends = dict.fromkeys(("pd0", "tikv0", "tikv1"), THEN)
+    asked: tuple[str, str, dict[str, object]] = ("stopping", "tikv0", {"by": "down", "run": RUN})
+    write(plan, asked, ("up", "", {"ends": ends}), ("started", "pd0", {"ended": THEN}))
+    stopped = (ended(0, ended_text=THEN), ended(137, service="tikv1", id="b", ended_text=THEN))
+    found = deployed(plan, container("pd0", **ENDED_THEN), *stopped)
     assert [found.member(name).exit for name in ("pd0", "tikv0", "tikv1")] == [None, None, None]
     assert found.member("tikv0").is_held_back
     assert found.member("tikv1").is_held_back
     assert not any(member.is_down for member in found.members)
 
 
+def test_a_container_that_was_removed_by_hand_is_an_end(plan: ComposePlan) -> None:
+    write(plan, ("up", "", {"kinds": {"tikv0": "emulated"}}), ("started", "pd0", {}), ("started", "tikv0", {}))
+    found = deployed(plan, container("pd0"))
+    gone = found.member("tikv0")
+    assert gone.exit is not None
+    assert (gone.exit.asked, gone.exit.note, gone.is_held_back) == (False, "its container was removed", False)
+    assert gone.kind == "emulated", "it is not forgotten with its container"
+    assert found.member("tikv1").is_held_back, "that one was never started"
+    write(plan, ("down", "", {}))
+    assert deployed(plan).member("tikv0").exit is None, "taken down, and not lost"
+
+
 def test_an_end_since_the_whole_was_started_counts(plan: ComposePlan) -> None:
     write(plan, ("up", "", {}), ("started", "tikv0", {}))
-    later = 4_000_000_000.0
-    found = deployed(plan, ended(1, finished_at=later)).member("tikv0")
-    assert found.exit == Exit(1, None, False, later)
+    found = deployed(plan, ended(1, ended_text="later")).member("tikv0")
+    assert found.exit == Exit(1, None, False, AT), "whatever this machine's clock says"
     assert found.is_down
 
 
@@ -246,6 +294,36 @@ def test_a_book_tells_which_runs_were_asked_to_end(plan: ComposePlan) -> None:
     assert book.asked == {"a@1": "stop", "a@2": "kill"}, "also of the whole before, for it may end only now"
     assert book.up_at is not None
     assert Book.read(plan.directory / "nowhere") == NOTHING
+
+
+def test_a_book_tells_what_was_there_when_we_started_it(plan: ComposePlan) -> None:
+    write(
+        plan,
+        ("up", "", {"ends": {"pd0": "1", "tikv0": "2"}, "kinds": {"pd0": "real", "tikv0": "emulated"}}),
+        ("started", "pd0", {"ended": "1"}),
+        ("started", "tikv0", {"ended": "3"}),
+    )
+    book = Book.read(plan.directory)
+    assert book.known_ends == {"pd0": "1", "tikv0": "3"}, "by the latest start"
+    assert book.kinds == {"pd0": "real", "tikv0": "emulated"}
+    assert set(book.started_at) == {"pd0", "tikv0"}
+    assert not book.is_down
+    write(plan, ("down", "", {}))
+    assert Book.read(plan.directory).is_down
+    write(plan, ("up", "", {"ends": {"pd0": "4"}}))
+    book = Book.read(plan.directory)
+    assert (book.is_down, book.known_ends, book.starts, book.started_at) == (False, {"pd0": "4"}, {}, {})
+
+
+def test_an_adoption_is_no_start_of_ours(plan: ComposePlan) -> None:
+    write(plan, ("adopted", "", {"ends": {"kv": THEN}, "kinds": {"kv": "real"}}))
+    book = Book.read(plan.directory)
+    assert (book.up_at, book.is_down, book.known_ends, book.kinds) == (None, False, {"kv": THEN}, {"kv": "real"})
+    found = deployed(adopted(plan), container("pd"), ended(0, service="kv", ended_text=THEN))
+    assert found.member("kv").exit is None, "what was before is nobody's to look at"
+    gone = deployed(adopted(plan), container("pd")).member("kv").exit
+    assert gone is not None
+    assert gone.note == "its container was removed", "though the start was not ours"
 
 
 def adopted(plan: ComposePlan) -> ComposePlan:
@@ -273,7 +351,7 @@ def test_a_start_of_ours_counts_beside_the_one_that_was_adopted(plan: ComposePla
 
 
 def test_an_adopted_project_that_we_started_from_nothing_was_started_by_us(plan: ComposePlan) -> None:
-    write(plan, ("up", "", {}), ("started", "pd-a", {}))
+    write(plan, ("adopted", "", {}), ("up", "", {}), ("started", "pd-a", {}))
     found = deployed(adopted(plan), container("pd"), container("kv", "exited", finished_at=AT))
     assert [(member.name, member.starts) for member in found.members] == [("pd-a", 1), ("kv", 0)]
 
@@ -311,25 +389,70 @@ def test_an_end_that_a_policy_made_good_is_told_with_what_the_daemon_remembers(
     plan: ComposePlan, tmp_path: Path, events: str, expected: Exit
 ) -> None:
     fake = FakeDocker(tmp_path)
-    fake.says("ps *", f"{ID}\n")
-    fake.says("container inspect *", [record("tikv0", state={"FinishedAt": "2026-09-20T08:15:30Z"}, RestartCount=1)])
+    fake.holds(record("tikv0", file=plan.file, state={"FinishedAt": THEN}, RestartCount=1))
+    fake.knows_the_time()
     fake.says("events *", events)
     runtime = ComposeRuntime(Home(tmp_path), fake.docker)
     found = asyncio.run(runtime.deployment("default")).member("tikv0")
     assert found.exit == replace(expected, note="restarted by its policy")
     assert (found.running, found.restarts) == (True, 1)
-    assert "--since 1789892129.000" in fake.calls[-1], "from just before the end that is looked for"
+    assert "--since 1789892060.000" in fake.calls[-1], "from before the end that is looked for, and what led to it"
 
 
 def test_nobodys_end_is_looked_for_while_no_policy_made_one_good(plan: ComposePlan, tmp_path: Path) -> None:
     fake = FakeDocker(tmp_path)
-    fake.says("ps *", f"{ID}\n")
-    fake.says("container inspect *", [record("tikv0")])
+    fake.holds(record("tikv0", file=plan.file))
     asyncio.run(ComposeRuntime(Home(tmp_path), fake.docker).deployment("default"))
     assert len(fake.calls) == 2
 
 
+def test_an_end_that_nobody_watched_is_told_with_the_signal_that_the_daemon_remembers(
+    plan: ComposePlan, tmp_path: Path
+) -> None:
+    fake = FakeDocker(tmp_path)
+    fake.holds(record("tikv0", file=plan.file, state={"Status": "exited", "FinishedAt": THEN}))
+    fake.knows_the_time()
+    fake.says("events *", line("kill", 5, signal="15") + line("die", 6, exitCode="0"))
+    runtime = ComposeRuntime(Home(tmp_path), fake.docker)
+    found = asyncio.run(runtime.deployment("default")).member("tikv0")
+    assert found.exit == Exit(0, None, False, 1789892130.0, "signal 15 through Docker")
+    assert compose.STOP_S == 70.0
+    assert f"--since 1789892060.000 --until {THE_TIME}" in fake.calls[-1], "from before a `docker stop` of it began"
+    write(plan, ("stopping", "tikv0", {"by": "stop", "run": RUN}))
+    asked = len(fake.calls)
+    found = asyncio.run(runtime.deployment("default")).member("tikv0")
+    assert found.exit == Exit(0, None, True, 1789892130.0, "stop")
+    assert len(fake.calls) == asked + 2, "an end that was asked for needs no more words"
+
+
+WORTH: list[tuple[str, Container, Book, bool]] = [
+    ("it never ended", container(), NOTHING, False),
+    ("it was never started", container(status="created", started_at=None), NOTHING, False),
+    ("it ended by itself", ended(1, ended_text=THEN), NOTHING, True),
+    ("its policy will start it", ended(1, status="restarting", ended_text=THEN), NOTHING, True),
+    ("its end was asked for", ended(0, ended_text=THEN), asked_by("stop"), False),
+    ("another run's end was asked for", ended(0, ended_text=THEN, started_text=NEXT_STARTED), asked_by("stop"), True),
+    ("it runs again", container(**ENDED_THEN), NOTHING, True),
+    ("it runs again, and this run is to end", container(**ENDED_THEN), asked_by("stop"), True),
+    ("it ended before we started it", container(**ENDED_THEN), KNOWN, False),
+    ("it ended before, and is held back", ended(0, ended_text=THEN), KNOWN, False),
+    ("it ended once more", ended(0, ended_text="later"), KNOWN, True),
+]
+
+
+@pytest.mark.parametrize(("one", "book", "is_worth"), [case[1:] for case in WORTH], ids=[case[0] for case in WORTH])
+def test_what_the_daemon_remembers_is_asked_for_where_it_may_tell_more(
+    one: Container, book: Book, is_worth: bool
+) -> None:
+    assert is_worth_asking("tikv0", one, book) is is_worth
+
+
 # --- events ----------------------------------------------------------------------------------------------------------
+
+
+def watching(plan: ComposePlan, *now: Container) -> Watcher:
+    members = {member.name: member.name for member in plan.topology.members}
+    return Watcher(plan.name, plan.directory, members, now)
 
 
 def event(action: str, service: str = "tikv0", **changes: Any) -> DockerEvent:
@@ -451,7 +574,7 @@ EVENTS: list[tuple[str, str, Seen, Told]] = [
 
 @pytest.mark.parametrize(("by", "seen", "told"), [case[1:] for case in EVENTS], ids=[case[0] for case in EVENTS])
 def test_events_are_told_as_ours(plan: ComposePlan, by: str, seen: Seen, told: Told) -> None:
-    watcher = compose._Watcher(plan, {"tikv0": NOW})
+    watcher = watching(plan, NOW)
     if by:
         write(plan, ("stopping", "tikv0", {"by": by, "run": NOW.run}))
     found = [ours for happened, now in seen if (ours := watcher.see(happened, now)) is not None]
@@ -462,7 +585,7 @@ def test_events_are_told_as_ours(plan: ComposePlan, by: str, seen: Seen, told: T
 
 def test_a_member_that_is_started_while_it_is_watched_is_known_by_its_run(plan: ComposePlan) -> None:
     """Held back when the watch began, then started, then stopped by us."""
-    watcher = compose._Watcher(plan, {"tikv0": container(status="created", started_text=ZERO)})
+    watcher = watching(plan, container(status="created", started_text=ZERO))
     watcher.see(start(), NOW)
     write(plan, ("stopping", "tikv0", {"by": "stop", "run": NOW.run}))
     told = watcher.see(died(0), ended(0))
@@ -479,7 +602,7 @@ def test_a_watch_begins_with_how_each_member_is(plan: ComposePlan) -> None:
         "tikv1": container("tikv1", restarts=1, finished_at=AT, started_at=902.0),
         "grafana": container("grafana"),
     }
-    replays = list(compose._Watcher(plan, containers).replays())
+    replays = list(watching(plan, *containers.values()).replays())
     name = plan.name
     assert replays == [
         MemberEvent(name, "pd0", EventKind.STARTED, 900.0, 4711, is_replay=True),
@@ -491,8 +614,8 @@ def test_a_watch_begins_with_how_each_member_is(plan: ComposePlan) -> None:
 
 def test_a_watch_pushes_what_the_daemon_pushes(plan: ComposePlan, tmp_path: Path) -> None:
     fake = FakeDocker(tmp_path)
-    fake.says("ps *", f"{ID}\n")
-    fake.says("container inspect *", [record("tikv0")])
+    fake.holds(record("tikv0", file=plan.file))
+    fake.knows_the_time()
     fake.says("events *", line("pause", 5) + line("unpause", 6) + line("die", 7, exitCode="0"))
     runtime = ComposeRuntime(Home(tmp_path), fake.docker)
 
@@ -500,6 +623,44 @@ def test_a_watch_pushes_what_the_daemon_pushes(plan: ComposePlan, tmp_path: Path
         return [one.kind async for one in runtime.watch("default")]
 
     assert asyncio.run(run()) == [EventKind.STARTED, EventKind.PAUSED, EventKind.RESUMED, EventKind.EXITED]
+    assert fake.calls[0] == "info --format {{.SystemTime}}", "before it looks, or what happens meanwhile is lost"
+    events = next(call for call in fake.calls if call.startswith("events "))
+    assert events.endswith(f"--since {THE_TIME}")
+
+
+def of(other: str, happened: DockerEvent) -> DockerEvent:
+    return replace(happened, container_id=other)
+
+
+RECENT: list[tuple[str, list[DockerEvent], dict[str, RecentEnd]]] = [
+    ("nothing", [], {}),
+    ("it died", [died(1)], {ID: RecentEnd(1)}),
+    ("its latest end", [died(1), start(), died(139), start()], {ID: RecentEnd(139)}),
+    ("docker stop", [kill(15), died(0)], {ID: RecentEnd(0, signal="15")}),
+    ("docker stop, too slow", [kill(15), kill(9), died(137)], {ID: RecentEnd(137, signal="9")}),
+    ("docker restart", [kill(15), died(143), start()], {ID: RecentEnd(143, signal="15")}),
+    ("docker kill, then an end of its own", [kill(9), died(137), start(), died(1)], {ID: RecentEnd(1)}),
+    ("a signal that it outlived, then a start", [kill(15), start(), died(1)], {ID: RecentEnd(1)}),
+    ("a signal that ends nobody", [kill(1), kill(10), died(1)], {ID: RecentEnd(1)}),
+    ("out of memory", [event("oom"), died(137)], {ID: RecentEnd(137, is_oom=True)}),
+    ("a health check out of memory", [event("oom"), died(1)], {ID: RecentEnd(1)}),
+    ("out of memory an end before", [event("oom"), died(137), start(), died(137)], {ID: RecentEnd(137)}),
+    ("a health check out of memory an end before", [event("oom"), died(1), start(), died(137)], {ID: RecentEnd(137)}),
+    ("an end of which no code is told", [event("die")], {}),
+    ("only a start is remembered", [start(), event("pause"), event("unpause")], {}),
+    (
+        "each container its own",
+        [of("a", kill(9)), of("b", event("oom")), of("b", died(137)), of("a", died(137)), of("c", kill(15))],
+        {"a": RecentEnd(137, signal="9"), "b": RecentEnd(137, is_oom=True)},
+    ),
+]
+
+
+@pytest.mark.parametrize(("events", "ends"), [case[1:] for case in RECENT], ids=[case[0] for case in RECENT])
+def test_the_latest_end_of_each_container_is_taken_from_the_events(
+    events: list[DockerEvent], ends: dict[str, RecentEnd]
+) -> None:
+    assert recent_ends(events) == ends
 
 
 # --- projects that others started ------------------------------------------------------------------------------------
@@ -507,6 +668,7 @@ def test_a_watch_pushes_what_the_daemon_pushes(plan: ComposePlan, tmp_path: Path
 WITH_EQUALS = ("--client-urls=http://0.0.0.0:2379", "--advertise-client-urls=http://pd:2379", "--data-dir=/data")
 WITH_SPACE = ("--addr", "0.0.0.0:20160", "--advertise-addr", "kv:20161", "--pd-endpoints", "pd:2379")
 BARE_PD = ("--initial-cluster=pd=http://pd:2380",)
+WITH_PROGRAM = ("/bin/tikv-server", "--pd=pd:2379", "--advertise-addr=kv:20160")
 SEVERAL = ("--client-urls", "http://0.0.0.0:2379", "--advertise-client-urls", "https://a.example:1/,http://b:2")
 
 
@@ -522,16 +684,17 @@ SEVERAL = ("--client-urls", "http://0.0.0.0:2379", "--advertise-client-urls", "h
         ("pd", BARE_PD, Member("pd", Role.PD, "pd", {Purpose.CLIENT: 2379, Purpose.PEER: 2380})),
         ("pd", SEVERAL, Member("pd", Role.PD, "a.example", {Purpose.CLIENT: 1, Purpose.PEER: 2380})),
         ("kv", WITH_SPACE, Member("kv", Role.TIKV, "kv", {Purpose.CLIENT: 20161, Purpose.STATUS: 20180})),
+        ("kv", WITH_PROGRAM, Member("kv", Role.TIKV, "kv", {Purpose.CLIENT: 20160, Purpose.STATUS: 20180})),
         (
             "kv",
             ("--pd=pd:2379", "--name=other", "--advertise-status-addr=kv:7"),
             Member("kv", Role.TIKV, "kv", {Purpose.CLIENT: 20160, Purpose.STATUS: 7}),
         ),
     ],
-    ids=["equals", "another name", "next to nothing", "several urls", "spaces", "TiKV has no name"],
+    ids=["equals", "another name", "next to nothing", "several urls", "spaces", "with its program", "TiKV has no name"],
 )
 def test_a_member_is_known_by_the_flags_it_runs_with(service: str, command: tuple[str, ...], member: Member) -> None:
-    members, services, _ = compose._members_of([container(service, command=command)])
+    members, services, _ = compose_plans.members_of([container(service, command=command)])
     assert members == (member,)
     assert services == ({} if member.name == service else {member.name: service})
 
@@ -543,7 +706,7 @@ def test_a_project_is_taken_with_its_ports_and_without_what_is_no_member() -> No
         container("init", command=("sh", "-c", "--pd-ctl x")),
         container("pd", command=(*WITH_EQUALS, "--name=pd-a"), published={2379: 12379}),
     ]
-    members, services, published = compose._members_of(found)
+    members, services, published = compose_plans.members_of(found)
     assert [member.name for member in members] == ["pd-a", "kv"], "PD first"
     assert services == {"pd-a": "pd"}
     assert published == {

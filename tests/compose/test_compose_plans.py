@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_docker import ID, FakeDocker, record
+from fake_docker import FakeDocker, record
 
 from drillyard.runtimes import compose_file, compose_plans, plans, ports
 from drillyard.runtimes.abilities import Misuse, NoSuchDeployment, PlanDiffers, PlanUnreadable, PortTaken
@@ -37,7 +37,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def fake(tmp_path: Path) -> FakeDocker:
-    return FakeDocker(tmp_path)
+    """A Docker whose daemon has nothing of anybody."""
+    made = FakeDocker(tmp_path)
+    made.is_empty()
+    return made
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> FakeDocker:
+    """A Docker that a test says what its daemon has."""
+    directory = tmp_path / "busy"
+    directory.mkdir()
+    return FakeDocker(directory)
 
 
 def compose(home: Path, fake: FakeDocker) -> ComposeRuntime:
@@ -188,7 +199,35 @@ def test_the_usual_plan_has_the_servers_own_ports_and_timings(home: Path, fake: 
     }
     assert (plan.project, plan.asked, plan.variables) == ("drillyard-default", compose_file.default_topology(), {})
     assert compose(home, fake).remembered() == plan
-    assert fake.calls == [], "a new plan asks Docker nothing"
+    label = "--filter label=com.docker.compose.project=drillyard-default"
+    asked = [f"ps -a --format {{{{.Names}}}} {label}", f"volume ls --format {{{{.Name}}}} {label}"]
+    assert fake.calls == asked, "whether somebody else has the project already, and no more"
+
+
+CONTAINER, VOLUME = "container drillyard-default-pd0-1", "volume drillyard-default_pd0-data"
+
+
+@pytest.mark.parametrize("left", [(CONTAINER,), (VOLUME,), (CONTAINER, VOLUME)], ids=["containers", "volumes", "both"])
+def test_a_new_deployment_does_not_come_upon_what_another_home_left(
+    home: Path, busy: FakeDocker, left: tuple[str, ...]
+) -> None:
+    busy.says("ps *", CONTAINER.split()[1] + "\n" if CONTAINER in left else "")
+    busy.says("volume ls *", VOLUME.split()[1] + "\n" if VOLUME in left else "")
+    with pytest.raises(PlanDiffers) as raised:
+        asyncio.run(compose(home, busy).plan())
+    words = f"project drillyard-default is there already, and not from this home: {', '.join(left)}"
+    assert raised.value.wrong == words
+    assert raised.value.mend == "use another name (--name), or remove what it names if nobody needs it"
+    assert compose(home, busy).names() == (), "and nothing was planned"
+
+
+def test_what_a_deployment_of_this_home_left_is_its_own(home: Path, busy: FakeDocker) -> None:
+    """Down with its volumes kept: it comes back to them, and asks nobody."""
+    runtime = compose(home, busy)
+    plan = plan_in(runtime.home.directory("default"))
+    compose_plans.save(plan)
+    assert asyncio.run(runtime.plan()) == plan
+    assert busy.calls == []
 
 
 def test_the_environments_variables_shape_the_plan_as_they_shape_the_file(
@@ -213,14 +252,14 @@ def test_a_known_plan_is_kept_and_asked_for_again_found(home: Path, fake: FakeDo
     assert asyncio.run(runtime.plan()) == first
     assert asyncio.run(runtime.plan(compose_file.default_topology(1, 1))) == first
     assert asyncio.run(runtime.plan(images=Images(pd="pd:x"))) == first
-    assert fake.calls == []
+    assert len(fake.calls) == 2, "Docker was asked for the first of them alone"
 
 
-def test_a_plan_is_changed_only_while_nothing_runs(home: Path, fake: FakeDocker) -> None:
-    runtime = compose(home, fake)
-    asyncio.run(runtime.plan())
-    fake.says("ps *", f"{ID}\n")
-    fake.says("container inspect *", [record()])
+def test_a_plan_is_changed_only_while_nothing_runs(home: Path, busy: FakeDocker) -> None:
+    runtime = compose(home, busy)
+    plan = plan_in(runtime.home.directory("default"))
+    compose_plans.save(plan)
+    busy.holds(record(file=plan.file))
     with pytest.raises(PlanDiffers, match="deployment 'default' runs with another plan; take it down first"):
         asyncio.run(runtime.plan(images=Images(pd="pd:x")))
 
@@ -228,7 +267,6 @@ def test_a_plan_is_changed_only_while_nothing_runs(home: Path, fake: FakeDocker)
 def test_other_images_keep_the_ports(home: Path, fake: FakeDocker) -> None:
     runtime = compose(home, fake)
     before = asyncio.run(runtime.plan())
-    fake.says("ps *")
     changed = asyncio.run(runtime.plan(images=Images(pd="pd:x")))
     assert changed.published == before.published
     assert changed.variables == {"PD_IMAGE": "pd:x"}
@@ -239,7 +277,6 @@ def test_what_an_emulated_store_is_content_with_is_not_what_a_real_one_gets(home
     runtime = compose(home, fake)
     variables = {"TIKV_IMAGE": "drillyard/tikv-emulator:local", "TIKV_OPEN_FILES": "20000"}
     compose_plans.save(plan_in(runtime.home.directory("default"), variables=variables))
-    fake.says("ps *")
     same = asyncio.run(runtime.plan(images=Images(tikv="drillyard/tikv-emulator:local")))
     assert same.environment["TIKV_OPEN_FILES"] == "20000"
     real = asyncio.run(runtime.plan(images=Images(tikv="pingcap/tikv:v8.5.5")))
@@ -248,12 +285,12 @@ def test_what_an_emulated_store_is_content_with_is_not_what_a_real_one_gets(home
 
 @pytest.mark.parametrize(("volumes", "is_refused"), [("", False), ("drillyard-default_pd0-data\n", True)])
 def test_other_members_want_a_deployment_without_data(
-    home: Path, fake: FakeDocker, volumes: str, is_refused: bool
+    home: Path, busy: FakeDocker, volumes: str, is_refused: bool
 ) -> None:
-    runtime = compose(home, fake)
-    asyncio.run(runtime.plan())
-    fake.says("ps *")
-    fake.says("volume ls *", volumes)
+    runtime = compose(home, busy)
+    compose_plans.save(plan_in(runtime.home.directory("default")))
+    busy.says("ps *")
+    busy.says("volume ls *", volumes)
     wanted = compose_file.default_topology(1, 1)
     if is_refused:
         with pytest.raises(PlanDiffers, match="deployment 'default' exists with other members"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_docker import ID, STARTED, ZERO, FakeDocker, is_gone, record
+from fake_docker import ID, NOW, STARTED, ZERO, FakeDocker, is_gone, record
 
 from drillyard.runtimes import docker
 from drillyard.runtimes.docker import Docker, DockerEvent, DockerRefused, refusal_of
@@ -21,6 +21,7 @@ from drillyard.waiting import Clock, Deadline, until
 FOREVER_S, GONE_S = 60.0, 10.0
 SOCKET = "unix:///var/run/docker.sock"
 NO_DAEMON = "no Docker daemon answers"
+NO_SOCKET = f"{NO_DAEMON} at {SOCKET}"
 NO_RIGHT = "this user may not talk to the Docker daemon"
 NO_COMPOSE = "`docker compose` is missing or older than v2"
 NO_SPACE = "there is no space left for Docker"
@@ -32,18 +33,23 @@ NETWORK = "Error response from daemon: failed to set up container networking: "
 REFUSALS = [
     (
         f"Cannot connect to the Docker daemon at {SOCKET}. Is the docker daemon running?",
-        NO_DAEMON,
+        NO_SOCKET,
         "start it",
     ),
     (
         f"failed to connect to the docker API at {SOCKET}; check if the path is correct and if the daemon is running: "
         "dial unix /var/run/docker.sock: connect: no such file or directory",
-        NO_DAEMON,
+        NO_SOCKET,
         "--runtime local",
     ),
     (
         "error during connect: Get http://docker.example.com:2375/v1.24/containers/json: dial tcp: i/o timeout",
         NO_DAEMON,
+        "start it",
+    ),
+    (
+        "Cannot connect to the Docker daemon at tcp://docker.example.com:2375. Is the docker daemon running?",
+        f"{NO_DAEMON} at tcp://docker.example.com:2375",
         "start it",
     ),
     (
@@ -129,12 +135,12 @@ def test_what_docker_refuses_is_told_plainly_with_its_mend(words: str, wrong: st
 def test_any_other_refusal_quotes_its_last_line(arguments: tuple[str, ...], words: str, wrong: str) -> None:
     refused = refusal_of(arguments, words)
     assert refused.wrong == wrong
-    assert refused.mend == "mend what it names"
+    assert refused.mend == "these are Docker's own words; `docker ps -a` shows what is there"
 
 
 @pytest.mark.parametrize(("words", "wrong"), [case[:2] for case in REFUSALS], ids=[case[0][-40:] for case in REFUSALS])
 def test_only_a_daemon_that_cannot_be_talked_to_is_unreachable(words: str, wrong: str) -> None:
-    assert docker.is_unreachable(words) == (wrong in (NO_DAEMON, NO_RIGHT))
+    assert docker.is_unreachable(words) == wrong.startswith((NO_DAEMON, NO_RIGHT))
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------
@@ -154,7 +160,7 @@ def test_a_call_gives_what_the_command_prints(fake: FakeDocker) -> None:
 @pytest.mark.parametrize(("out", "err"), [("", "it broke"), ("it broke", "")], ids=["stderr", "stdout"])
 def test_a_call_that_fails_tells_what_the_command_said(fake: FakeDocker, out: str, err: str) -> None:
     fake.says("kill x", out, err=err, code=3)
-    with pytest.raises(DockerRefused, match="`docker kill x` failed: it broke; mend what it names"):
+    with pytest.raises(DockerRefused, match="`docker kill x` failed: it broke; these are Docker's own words"):
         asyncio.run(fake.docker.run("kill", "x"))
 
 
@@ -277,6 +283,48 @@ def test_a_stream_that_is_left_is_ended_with_its_children(fake: FakeDocker) -> N
     assert asyncio.run(run()) == ["one", "two"], "both of its outputs"
 
 
+def test_a_stream_that_ends_badly_is_refused_with_its_last_line(fake: FakeDocker) -> None:
+    fake.says("logs ends well", "one\ntwo\n")
+    fake.says("logs ends badly", "one\n", err="Error response from daemon: no such container\n", code=1)
+    lines: list[str] = []
+
+    async def run(how: str) -> None:
+        async for line in fake.docker.stream("logs", "ends", how):
+            lines.append(line)  # noqa: PERF401 - what came before the refusal counts
+
+    asyncio.run(run("well"))
+    assert lines == ["one", "two"]
+    lines.clear()
+    with pytest.raises(DockerRefused, match="`docker logs ends` failed: Error response from daemon: no such container"):
+        asyncio.run(run("badly"))
+    assert lines == ["one", "Error response from daemon: no such container"], "what it said was passed on before"
+
+
+def test_lines_are_those_of_both_outputs_as_they_were_written(fake: FakeDocker) -> None:
+    fake.does("logs x", "echo one; echo two >&2; echo three")
+    assert asyncio.run(fake.docker.lines("logs", "x")) == ["one", "two", "three"]
+
+
+def test_lines_of_a_call_that_fails_are_a_refusal(fake: FakeDocker) -> None:
+    fake.says("logs x", err=f"Cannot connect to the Docker daemon at {SOCKET}.", code=1)
+    with pytest.raises(DockerRefused, match=NO_SOCKET):
+        asyncio.run(fake.docker.lines("logs", "x"))
+
+
+def test_lines_that_do_not_come_to_an_end_are_ended_with_their_children(fake: FakeDocker) -> None:
+    fake.does("logs x", f"echo one; {HANGS}")
+
+    async def run() -> None:
+        for timeout_s in (0.2, 2.0, 20.0):
+            with pytest.raises(DockerRefused, match=rf"docker gave no answer within {timeout_s:g} s \(logs x\)"):
+                await fake.docker.lines("logs", "x", timeout_s=timeout_s)
+            if fake.program.with_name("pids").exists():
+                break
+        assert await ended(await pids_of(fake))
+
+    asyncio.run(run())
+
+
 # --- what there is ---------------------------------------------------------------------------------------------------
 
 
@@ -313,14 +361,62 @@ def test_events_that_are_none_are_passed_over(fake: FakeDocker) -> None:
     fake.says("events *", "\n".join(lines) + "\n")
 
     async def run() -> list[DockerEvent]:
-        return [one async for one in fake.docker.events("drillyard-x", "--since", "5")]
+        return [one async for one in fake.docker.events("drillyard-x", "5")]
 
     assert asyncio.run(run()) == [
         DockerEvent("die", "tikv1", ID, 1790000000.0, 137, ""),
         DockerEvent("kill", "", ID, 1790000000.0, None, "15"),
     ]
     assert "--filter label=com.docker.compose.project=drillyard-x --filter type=container" in fake.calls[0]
-    assert fake.calls[0].endswith("--since 5")
+    assert fake.calls[0].endswith("--since 5"), "and no end of it"
+
+
+def test_what_happened_is_asked_for_up_to_now_by_the_daemons_clock(fake: FakeDocker) -> None:
+    fake.knows_the_time()
+    fake.says("events *", f"level=warning msg=odd\n{json.dumps(event())}\n")
+    happened = asyncio.run(fake.docker.past_events("drillyard-x", "5"))
+    assert happened == [DockerEvent("die", "tikv1", ID, 1790000000.0, 137, "")]
+    assert fake.calls[0] == "info --format {{.SystemTime}}"
+    assert "--filter label=com.docker.compose.project=drillyard-x --filter type=container" in fake.calls[1]
+    assert fake.calls[1].endswith(f"--since 5 --until {NOW}")
+
+
+def test_a_daemon_that_does_not_come_to_the_end_of_what_happened_is_not_waited_for(
+    fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.knows_the_time()
+    fake.does("events *", f"echo '{json.dumps(event())}'; {HANGS}")
+    monkeypatch.setattr(Docker.lines, "__kwdefaults__", {"timeout_s": 2.0})
+    with pytest.raises(DockerRefused, match="docker gave no answer within 2 s"):
+        asyncio.run(fake.docker.past_events("drillyard-x", "5"))
+
+
+@pytest.mark.parametrize("ask", ["past", "coming"])
+def test_events_that_end_badly_are_refused(fake: FakeDocker, ask: str) -> None:
+    fake.knows_the_time()
+    fake.says("events *", f"{json.dumps(event())}\n", err="error during connect: EOF", code=1)
+    told: list[DockerEvent] = []
+
+    async def run() -> None:
+        if ask == "past":
+            await fake.docker.past_events("drillyard-x", "5")
+        async for one in fake.docker.events("drillyard-x", "5"):
+            told.append(one)  # noqa: PERF401 - what came before the refusal counts
+
+    with pytest.raises(DockerRefused, match=NO_DAEMON):
+        asyncio.run(run())
+    assert len(told) == (0 if ask == "past" else 1)
+
+
+def test_what_a_container_of_docker_compose_run_does_is_no_members(fake: FakeDocker) -> None:
+    labels = {"com.docker.compose.service": "tikv1", "exitCode": "0"}
+    lines = [
+        json.dumps(event(Actor={"ID": "run", "Attributes": {**labels, "com.docker.compose.oneoff": "True"}})),
+        json.dumps(event(Actor={"ID": ID, "Attributes": {**labels, "com.docker.compose.oneoff": "False"}})),
+    ]
+    fake.knows_the_time()
+    fake.says("events *", "\n".join(lines) + "\n")
+    assert [one.container_id for one in asyncio.run(fake.docker.past_events("drillyard-x", "5"))] == [ID]
 
 
 def test_what_is_gone_is_left_out_of_an_inspection(fake: FakeDocker) -> None:
@@ -341,7 +437,8 @@ def test_an_inspection_that_fails_otherwise_is_a_refusal(fake: FakeDocker) -> No
 
 
 def test_the_containers_of_a_project_are_found_by_its_label(fake: FakeDocker) -> None:
-    fake.says("ps -a -q --no-trunc --filter label=com.docker.compose.project=drillyard-x", f"{ID}\n")
+    which = "--filter label=com.docker.compose.project=drillyard-x --filter label=com.docker.compose.oneoff=False"
+    fake.says(f"ps -a -q --no-trunc {which}", f"{ID}\n")
     fake.says(f"container inspect {ID}", [record()])
     found = asyncio.run(fake.docker.containers("drillyard-x"))
     assert [(one.id, one.service) for one in found] == [(ID, "pd0")]
@@ -350,6 +447,11 @@ def test_the_containers_of_a_project_are_found_by_its_label(fake: FakeDocker) ->
 def test_a_project_without_containers_has_none(fake: FakeDocker) -> None:
     fake.says("ps *", "")
     assert asyncio.run(fake.docker.containers("drillyard-x")) == ()
+
+
+def test_containers_of_a_label_are_found_by_their_names(fake: FakeDocker) -> None:
+    fake.says("ps -a --format {{.Names}} --filter label=drillyard.relay=x", "a\nb\n")
+    assert asyncio.run(fake.docker.names_of("drillyard.relay=x")) == ("a", "b")
 
 
 def test_networks_and_volumes_are_found_by_their_label(fake: FakeDocker) -> None:
@@ -371,10 +473,19 @@ def test_the_daemons_architecture_is_told_wherever_it_stands(fake: FakeDocker, s
     assert asyncio.run(fake.docker.server())["Arch"] == "arm64"
 
 
-@pytest.mark.parametrize("version", ["v2.27.0", "2.5.0", "5.0.1", "dev", "v2.40.3-desktop.1"])
-def test_a_compose_of_v2_or_newer_will_do(fake: FakeDocker, version: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [
+        ("v2.27.0", (2, 27, 0)),
+        ("2.5.0", (2, 5, 0)),
+        ("5.0.1", (5, 0, 1)),
+        ("dev", ()),
+        ("v2.40.3-desktop.1", (2, 40, 3)),
+    ],
+)
+def test_a_compose_of_v2_or_newer_will_do(fake: FakeDocker, version: str, numbers: tuple[int, ...]) -> None:
     fake.says("compose version --format json", {"version": version})
-    assert asyncio.run(fake.docker.compose_version()) == version
+    assert asyncio.run(fake.docker.compose_version()) == numbers
 
 
 NO_PLUGIN = "docker: 'compose' is not a docker command.\nSee 'docker --help'"
@@ -404,7 +515,7 @@ ASKS: list[Callable[[Docker], Awaitable[object]]] = [lambda one: one.compose_ver
 
 
 @pytest.mark.parametrize("ask", ASKS, ids=["compose", "server"])
-@pytest.mark.parametrize(("words", "wrong"), [(REFUSALS[0][0], NO_DAEMON), (REFUSALS[3][0], NO_RIGHT)])
+@pytest.mark.parametrize(("words", "wrong"), [(REFUSALS[0][0], NO_DAEMON), (REFUSALS[4][0], NO_RIGHT)])
 def test_a_daemon_that_cannot_be_had_is_told_as_such(
     fake: FakeDocker, ask: Callable[[Docker], Awaitable[object]], words: str, wrong: str
 ) -> None:
@@ -437,12 +548,12 @@ def test_a_record_of_a_running_container() -> None:
         started_text=STARTED,
         finished_at=None,
         restarts=0,
-        command=("--name=pd0", "--data-dir=/data"),
+        command=("/pd-server", "--name=pd0"),
         hosts={"drillyard-default_default": "172.18.0.2"},
         health="healthy",
         probe_output="ok",
         config_files="/home/me/docker-compose.yaml",
-        memory_limit=536870912,
+        ended_text="",
         published={2379: 12379},
     )
     assert found.is_running
@@ -458,10 +569,26 @@ def test_a_record_of_a_container_that_never_started() -> None:
 
 
 def test_a_record_with_next_to_nothing_in_it() -> None:
-    bare = {"Id": ID, "Name": "x", "State": {"Status": "dead"}, "Config": {"Labels": None, "Cmd": None}}
+    config: dict[str, Any] = {"Labels": None, "Cmd": None}
+    bare = {"Id": ID, "Name": "x", "Path": "/x", "Args": None, "State": {"Status": "dead"}, "Config": config}
     found = docker._container(bare)
-    assert (found.name, found.service, found.command, found.published) == ("x", "", (), {})
-    assert (found.started_at, found.finished_at, found.restarts) == (None, None, 0)
+    assert (found.name, found.service, found.command, found.published) == ("x", "", ("/x",), {})
+    assert (found.started_at, found.finished_at, found.ended_text, found.restarts) == (None, None, "", 0)
+
+
+def test_a_record_of_a_container_that_ended_tells_when_as_the_daemon_writes_it() -> None:
+    found = docker._container(record(state={"Status": "exited", "FinishedAt": "2026-09-20T10:15:30.5+02:00"}))
+    assert (found.finished_at, found.ended_text) == (1789892130.5, "2026-09-20T10:15:30.5+02:00")
+    again = docker._container(record(state={"FinishedAt": "2026-09-20T08:15:29Z"}))
+    assert (again.is_running, again.ended_text) == (True, "2026-09-20T08:15:29Z"), "also while it runs again"
+    assert docker._container(record(state={"FinishedAt": ZERO})).ended_text == ""
+
+
+def test_a_command_is_what_runs_whatever_of_it_is_the_images_own() -> None:
+    """An entrypoint in the Compose file leaves `Cmd` empty."""
+    config: dict[str, Any] = {"Image": "x", "Cmd": None, "Entrypoint": ["/tikv-server", "--pd=pd:2379"], "Labels": {}}
+    found = docker._container(record(Path="/tikv-server", Args=["--pd=pd:2379"], Config=config))
+    assert found.command == ("/tikv-server", "--pd=pd:2379")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from fake_docker import FakeDocker, container, is_gone
 
 from drillyard.runtimes import compose, compose_file, reach
 from drillyard.runtimes.abilities import Deployment, Misuse, Network
-from drillyard.runtimes.compose import Book, ComposeRuntime
+from drillyard.runtimes.compose import ComposeRuntime
+from drillyard.runtimes.compose_exits import Book
 from drillyard.runtimes.compose_plans import ComposePlan
 from drillyard.runtimes.docker import Docker, DockerRefused
 from drillyard.runtimes.home import Home
@@ -260,7 +261,7 @@ def deployment(tmp_path: Path, **hosts: str) -> Deployment:
         name: container(name, "running" if name in hosts else "exited", hosts={"net": hosts.get(name, "")})
         for name in ("pd0", "tikv0")
     }
-    return compose._deployment(plan, found, Book(None, {}, {}, {}), {})
+    return compose._deployment(plan, found, Book(), {})
 
 
 def test_members_are_dialled_where_their_containers_are_now(tmp_path: Path) -> None:
@@ -320,14 +321,15 @@ def test_which_way_it_is_is_tried(tmp_path: Path, nowhere: str, monkeypatch: pyt
 
 
 def test_a_relay_runs_as_long_as_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The relay for real, started by a `docker` that only runs the lines."""
+    """The relay for real, started by a `docker` that has something to say first and then only runs the lines."""
     first = two_free_ports()
     monkeypatch.setattr(reach, "FIRST_PORT", first)
     monkeypatch.setenv("DRILLYARD_RELAY_IMAGE", "mine:1")
     fake = FakeDocker(tmp_path)
     fake.says("image inspect mine:1", [{"Id": "sha256:0f3c"}])
     runs = 'while [ "$1" != -c ]; do shift; done; echo $$ >"$(dirname "$0")/pid"; '
-    fake.does("run *", f'{runs}exec {shlex.quote(sys.executable)} "$@"')
+    pulls = "echo 'Unable to find image locally'; echo 'WARNING: no logs are kept' >&2; "
+    fake.does("run *", f'{runs}{pulls}exec {shlex.quote(sys.executable)} "$@"')
     ports = {f"{first + at}/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(first + at)}] for at in range(2)}
     fake.says("container inspect drillyard-relay-x-*", [{"NetworkSettings": {"Ports": ports}}])
 
@@ -355,6 +357,55 @@ def test_a_relay_runs_as_long_as_it_is_used(tmp_path: Path, monkeypatch: pytest.
     assert "--network net --label drillyard.relay=x" in call
 
 
+def refusal_of_a_relay(docker: Docker) -> DockerRefused:
+    async def run() -> None:
+        async with asyncio.timeout(PATIENCE_S), reach._relay(docker, Network("net"), ["pd0:2379"], "x"):
+            raise AssertionError("unreachable")
+
+    with pytest.raises(DockerRefused) as raised:
+        asyncio.run(run())
+    return raised.value
+
+
+MEND = "name an image with Python that is here in DRILLYARD_RELAY_IMAGE"
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"),
+    [
+        ("echo 'a warning' >&2; echo 'exec: \"python3\": not found'; exit 127", 'a warning exec: "python3": not found'),
+        ("echo not ready; exit 1", "not ready"),
+        ("exit 1", ""),
+        ("for at in $(seq 200); do echo line $at; done; exit 1", "line 199 line 200"),
+    ],
+    ids=["the words of docker", "a line that only holds the word", "no words", "the last of many"],
+)
+def test_a_relay_that_ends_before_it_is_ready_is_refused_with_its_words(tmp_path: Path, shell: str, words: str) -> None:
+    fake = FakeDocker(tmp_path)
+    fake.says("image inspect *", [{"Id": "sha256:0f3c"}])
+    fake.does("run *", shell)
+    refused = refusal_of_a_relay(fake.docker)
+    start = "the relay into net did not start: "
+    assert refused.wrong.startswith(start)
+    assert refused.wrong.endswith(words)
+    assert len(refused.wrong) <= len(start) + 300
+    assert refused.mend == MEND
+
+
+def test_a_relay_that_says_nothing_is_not_waited_for_and_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "RELAY_START_S", 2.0)
+    monkeypatch.setattr(reach, "RELAY_END_S", 0.2)
+    fake = FakeDocker(tmp_path)
+    fake.says("image inspect *", [{"Id": "sha256:0f3c"}])
+    fake.does("run *", 'echo $$ >"$(dirname "$0")/pid"; echo hm; exec sleep 600')
+    refused = refusal_of_a_relay(fake.docker)
+    assert refused.wrong == "the relay into net did not start: hm no word within 2 s"
+    assert refused.mend == MEND
+    assert is_gone(int((tmp_path / "pid").read_text()))
+
+
 def test_an_image_for_the_relay_that_is_not_here_is_pulled_first(tmp_path: Path) -> None:
     fake = FakeDocker(tmp_path)
     missing = "Error response from daemon: No such image: python:3-alpine"
@@ -365,8 +416,10 @@ def test_an_image_for_the_relay_that_is_not_here_is_pulled_first(tmp_path: Path)
         async with reach.reach(fake.docker, deployment(tmp_path, pd0="172.18.0.2"), reach.BY_RELAY):
             raise AssertionError("unreachable")
 
-    with pytest.raises(DockerRefused, match="pull access denied for python"):
+    wrong = "the relay's image python:3-alpine is not here and cannot be pulled: .*pull access denied for python"
+    with pytest.raises(DockerRefused, match=wrong) as raised:
         asyncio.run(run())
+    assert raised.value.mend == MEND
     assert fake.calls[-1] == "pull --quiet python:3-alpine"
 
 

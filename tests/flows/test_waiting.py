@@ -1,4 +1,4 @@
-"""The one wait helper: what it brings, what wakes it, and what it leaves behind."""
+"""The one wait helper: what it brings, what wakes it, what it leaves behind; and work that is not left half done."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from drillyard.waiting import Clock, Deadline, Wake, until
+from drillyard.waiting import Clock, Deadline, Wake, to_its_end, until
 
 FOREVER_S = 3600.0
 
@@ -129,3 +129,50 @@ def test_events_in_quick_succession_do_not_keep_a_wait_from_seeing() -> None:
         return await until(look, Deadline.after(Clock(), FOREVER_S), wake=wake, poll_s=FOREVER_S)
 
     assert asyncio.run(run()) == "seen"
+
+
+# --- to its end ------------------------------------------------------------------------------------------------------
+
+
+def test_work_to_its_end_brings_what_it_brings() -> None:
+    async def work() -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    async def fail() -> None:
+        raise ValueError("no")
+
+    assert asyncio.run(to_its_end(work())) == "done"
+    with pytest.raises(ValueError, match="no"):
+        asyncio.run(to_its_end(fail()))
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["", "though it fails"])
+def test_work_is_done_to_its_end_before_its_caller_is_cancelled(fails: bool) -> None:
+    async def run() -> list[str]:
+        may_go_on, steps = asyncio.Event(), ["begun"]
+
+        async def work() -> None:
+            await may_go_on.wait()
+            steps.append("done")
+            if fails:
+                raise ValueError("no")
+
+        async def call() -> None:
+            try:
+                await to_its_end(work())
+            finally:
+                steps.append("left")
+
+        calling = asyncio.create_task(call())
+        await asyncio.sleep(0)
+        calling.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert steps == ["begun"], "the caller waits"
+        may_go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        return steps
+
+    assert asyncio.run(run()) == ["begun", "done", "left"]

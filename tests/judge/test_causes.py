@@ -40,6 +40,27 @@ WORDS: list[tuple[Ended, str, str]] = [
         "pd1 cannot run",
     ),
     (
+        tikv(note="its container was removed", code=None),
+        "removed",
+        "tikv1 has no container any more: somebody removed it",
+    ),
+    (
+        pd(
+            note="could not be started: driver failed programming external connectivity on endpoint pd1 (4f8c3e2a): "
+            "Bind for 127.0.0.1:2379 failed: port is already allocated"
+        ),
+        "port-taken",
+        "pd1 cannot listen: port is already allocated",
+    ),
+    (
+        pd(
+            note="could not be started: failed to bind host port for 127.0.0.1:2379:172.18.0.2:2379/tcp: "
+            "address already in use"
+        ),
+        "port-taken",
+        "pd1 cannot listen: address already in use",
+    ),
+    (
         pd(note="could not be started: driver failed programming external connectivity"),
         "cannot-run",
         "pd1 could not be started: driver failed programming external connectivity",
@@ -233,6 +254,14 @@ SIGNALS: list[tuple[str, Ended, str, str]] = [
     ),
     ("a crash", tikv(signal=11), "crashed", "tikv1 crashed with signal 11"),
     ("an abort", tikv(signal=6), "crashed", "tikv1 crashed with signal 6"),
+    *(
+        (f"signal {number}, by itself", tikv(signal=number), "crashed", f"tikv1 crashed with signal {number}")
+        for number in (4, 5, 7, 8, 31)
+    ),
+    *(
+        (f"signal {number}", tikv(signal=number), "killed", "tikv1 was ended by somebody outside of drillyard")
+        for number in (1, 2, 3, 10, 12, 13, 14)
+    ),
 ]
 
 
@@ -284,6 +313,7 @@ def test_what_fits_nothing_has_no_cause(ended: Ended) -> None:
 
 RACE = 'failed to get timestamp from PD: Other("Timestamp channel is dropped")'
 FULL = "IO error: No space left on device"
+TAKEN, UNRUN = "listen tcp 0.0.0.0:2379: bind: address already in use", "cannot run /opt/tikv-server: it ended"
 MISMATCH = "cluster ID mismatch, local 7 != remote 9"
 
 
@@ -294,6 +324,8 @@ MISMATCH = "cluster ID mismatch, local 7 != remote 9"
         ((RACE, FULL), "disk-full"),
         ((RACE, MISMATCH, FULL), "cluster-id-mismatch"),
         ((MISMATCH, RACE), "cluster-id-mismatch"),
+        ((TAKEN, UNRUN), "port-taken"),
+        ((UNRUN, TAKEN), "port-taken"),
     ],
 )
 def test_a_root_is_named_before_what_follows_from_it(lines: tuple[str, ...], name: str) -> None:

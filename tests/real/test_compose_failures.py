@@ -129,6 +129,31 @@ def test_a_crash_during_the_wait_ends_it_though_the_policy_makes_it_good(yard: S
     check_evidence(err.partition("evidence: ")[2].splitlines()[0], "tikv2")
 
 
+def test_a_restart_by_hand_during_the_wait_ends_it_too(yard: Shell) -> None:
+    bring_up(yard)
+    assert yard("pause", "tikv0", "--name", NAME).code == 0
+    waiting = yard.begin("verify", "--wait", "--name", NAME)
+    assert waiting.stdout is not None
+    for line in waiting.stdout:
+        if "the members are reached" in line:
+            break
+    docker("restart", container("pd2"))
+    out, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == exits.MEMBER_EXITED, out + err
+    assert "lost pd2 (exit code 0, unexpected, started again by somebody else)" in err
+
+
+def test_a_container_that_was_removed_is_named(yard: Shell) -> None:
+    bring_up(yard)
+    docker("rm", "-f", container("tikv1"))
+    error = yard("verify", "--name", NAME, "--json").document["error"]
+    assert (error["culprit"], error["cause"]["name"]) == ("tikv1", "removed")
+    tikv1 = member_of(yard("status", "--name", NAME, "--json").document, "tikv1")
+    assert (tikv1["kind"], tikv1["state"]) == ("emulated", "exited")
+    assert yard("down", "--name", NAME).code == exits.OK
+    assert up(yard).code == exits.OK
+
+
 def test_a_flag_that_a_server_refuses(yard: Shell, tmp_path: Path) -> None:
     topology = tmp_path / "topology.toml"
     topology.write_text('pd = 3\n[[tikv]]\n[[tikv]]\nflags = ["--no-such-flag=1"]\n[[tikv]]\n')
@@ -257,12 +282,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_disk_that_is_nearly_full_is_up_but_not_replicated(yard: Shell, small_disk: Path) -> None:
     yard.env["PD_IMAGE"] = REAL_PD.pd or ""
-    label = f"com.docker.compose.project={PROJECT}"
     for member in ("tikv1", "tikv2"):  # two, because the store that begins has its replica already
         data = small_disk / member
         data.mkdir()
         options = ("--opt", "type=none", "--opt", f"device={data}", "--opt", "o=bind")
-        docker("volume", "create", "--label", label, *options, f"{PROJECT}_{member}-data")
+        docker("volume", "create", *options, f"{PROJECT}_{member}-data")
     try:
         ran = yard("up", "--runtime", "compose", "--name", NAME, "--timeout", "20", "--json")
         assert ran.code == exits.NOT_READY, ran
@@ -340,7 +364,8 @@ def test_no_daemon(yard: Shell, tmp_path: Path) -> None:
     yard.env["DOCKER_HOST"] = f"unix://{tmp_path / 'nobody.sock'}"
     for words in (("up", *QUICK), ("status", "--name", NAME), ("verify", "--name", NAME), ("down", "--name", NAME)):
         ran = yard(*words, "--json")
-        assert (ran.code, ran.document["error"]["text"]) == (exits.COULD_NOT_START, "no Docker daemon answers"), words
+        told = f"no Docker daemon answers at {yard.env['DOCKER_HOST']}"
+        assert (ran.code, ran.document["error"]["text"]) == (exits.COULD_NOT_START, told), words
     listed = yard("list", "--json").document
     assert listed["unreachable"][0]["deployment"] == NAME
     del yard.env["DOCKER_HOST"]

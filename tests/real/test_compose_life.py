@@ -89,6 +89,38 @@ def test_deployments_side_by_side_have_ports_of_their_own(yard: Shell) -> None:
     assert yard("verify", "--name", "right").code == exits.OK, "the other one is not touched"
 
 
+def test_what_is_another_homes_is_not_touched(yard: Shell, tmp_path: Path) -> None:
+    small = (*QUICK, "--pd", "1", "--tikv", "1")
+    assert yard("up", *small).code == exits.OK
+    other = Shell(tmp_path / "other")
+    other.env |= {"PD_IMAGE": EMULATED.pd or "", "TIKV_IMAGE": EMULATED.tikv or ""}
+    ran = other("up", *small, "--json")
+    assert ran.code == exits.BAD_INPUT
+    assert "not from this home" in ran.document["error"]["text"]
+    assert yard("down").code == exits.OK
+    assert other("up", *small).code == exits.BAD_INPUT, "its volumes are its own too"
+    plan = other.home / "deployments" / "default" / "compose.json"
+    plan.parent.mkdir(parents=True)
+    plan.write_text((yard.home / "deployments" / "default" / "compose.json").read_text())
+    assert yard("up").code == exits.OK
+    for words in (("status",), ("kill", "tikv0"), ("up",), ("down", "--delete-data")):
+        assert other(*words).code == exits.BAD_INPUT, words
+    assert yard("verify").code == exits.OK
+    plan.unlink()
+
+
+def test_what_compose_run_makes_is_no_member(yard: Shell) -> None:
+    assert yard("up", *QUICK, "--pd", "1", "--tikv", "1").code == exits.OK
+    directory = yard.home / "deployments" / "default"
+    files = ("-p", "drillyard-default", "--project-directory", str(directory))
+    run = ("run", "-d", "--no-deps", "--entrypoint", "sleep", "tikv0", "60")
+    subprocess.run(["docker", "compose", *files, *run], env=yard.env, check=True, capture_output=True)
+    assert yard("verify").code == exits.OK
+    assert yard("restart", "tikv0").code == exits.OK
+    assert yard("down", "--delete-data", "--json").document["down"]["is_clean"]
+    assert objects_of("drillyard-default") == []
+
+
 def test_the_same_name_on_another_runtime_is_refused(yard: Shell) -> None:
     assert yard("up", *QUICK, "--pd", "1", "--tikv", "1").code == exits.OK
     ran = yard("up", "--runtime", "local", "--json")

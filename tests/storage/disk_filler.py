@@ -30,7 +30,7 @@ async def fill(storage: Storage) -> dict[str, Any]:
     try:
         while True:
             batch = Batch()
-            batch.put(b"key %08d" % acknowledged, random.randbytes(20_000))
+            batch.put(b"key %08d" % acknowledged, random.randbytes(4_000))
             storage.write(batch)
             await storage.durable()
             acknowledged += 1

@@ -16,7 +16,6 @@ is saved.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 import threading
@@ -38,6 +37,7 @@ from drillyard.runtimes.choice import COMPOSE
 from drillyard.runtimes.compose_plans import Images
 from drillyard.runtimes.home import DEFAULT_NAME
 from drillyard.topology import Problem, Profile, Role, Topology, TopologyError
+from drillyard.waiting import to_its_end
 
 T = TypeVar("T")
 
@@ -263,11 +263,11 @@ async def cluster(
             yield handle
         except BaseException as error:
             if not (keep or was_up):
-                is_saved = await _shielded(_save_for(handle, error))
+                is_saved = await to_its_end(_save_for(handle, error))
             raise
     finally:
         if not (keep or was_up) and yard.exists(chosen):
-            await _shielded(handle.down(delete_data=not existed and is_saved))
+            await to_its_end(handle.down(delete_data=not existed and is_saved))
 
 
 async def _save_for(handle: Cluster, error: BaseException) -> bool:
@@ -385,17 +385,6 @@ class _LoopThread:
 def new_name(stem: str) -> str:
     """A deployment name that nobody else chooses."""
     return f"{stem}-{secrets.token_hex(4)}"
-
-
-async def _shielded(work: Coroutine[Any, Any, T]) -> T:
-    """Done to its end, also when the caller is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with contextlib.suppress(RuntimeRefusal):
-            await task
-        raise
 
 
 def _read_topology(path: Path, usual: Profile) -> Topology:

@@ -29,6 +29,7 @@ from drillyard.waiting import Clock, Deadline, Wake, until
 
 PATIENCE_S = 1.0  # for one answer while waiting: a member that hangs must not hide the others for long
 ONE_LOOK_PATIENCE_S = 2.0  # for one answer when there is only one look
+STALE_PATIENCES = 4  # a picture that is older than so many answers may take is no longer how it is
 FRESH_HEARTBEATS = 5  # a heartbeat is fresh for so many of its intervals, at most as long as PD says Up
 MOST_FRESH_S = 20.0
 
@@ -112,7 +113,9 @@ class Lookout:
         found = await until(look, Deadline.after(self._eyes.clock, timeout_s), wake=self._wake)
         if found is not None:
             return found, True
-        return self.last or await self.look(to_the_end=False), False
+        if self.last is None or self._eyes.clock.now() - self.last.observation.at > STALE_PATIENCES * self._patience_s:
+            return await self.look(to_the_end=False), False  # what is told must be how it is, or why nobody knows
+        return self.last, False
 
     def forgive(self, member: str, ended_at: float) -> None:
         """Count this end of the member no more, if it runs again."""

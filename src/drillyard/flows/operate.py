@@ -7,15 +7,17 @@ done so was killed; it proves that nothing is left, and says what stays on purpo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
 
 from drillyard.flows import evidence
 from drillyard.flows.inspect import Standing, status
-from drillyard.flows.report import DownReport, MemberRow, member_rows
+from drillyard.flows.report import DownReport, Ending, MemberRow, Trouble, member_rows
 from drillyard.flows.up import Scope, name_option
 from drillyard.runtimes.abilities import Deployment, RuntimeRefusal, WrongState
+from drillyard.waiting import to_its_end
 
 
 class Operation(StrEnum):
@@ -28,7 +30,7 @@ class Operation(StrEnum):
 
 
 async def operate(scope: Scope, name: str, operation: Operation, member: str) -> MemberRow:
-    """Do it, and tell how the member is afterwards."""
+    """Do it, to its end also when interrupted (half a restart is a stop), and tell how the member is afterwards."""
     runtime = scope.runtime
     acts: dict[Operation, Callable[[str, str], Awaitable[object]]] = {
         Operation.START: runtime.start_member,
@@ -39,11 +41,15 @@ async def operate(scope: Scope, name: str, operation: Operation, member: str) ->
         Operation.RESUME: runtime.resume_member,
     }
     try:
-        await acts[operation](name, member)
+        await to_its_end(_done(acts[operation](name, member)))
     except WrongState as refused:
         mend = _mend(await runtime.deployment(name), operation, member) or refused.mend
         raise WrongState(refused.wrong, mend) from refused
     return next(row for row in member_rows(await runtime.deployment(name)) if row.name == member)
+
+
+async def _done(act: Awaitable[object]) -> None:
+    await act
 
 
 def _mend(deployment: Deployment, operation: Operation, name: str) -> str:
@@ -66,7 +72,12 @@ async def down(scope: Scope, name: str, *, delete_data: bool = False) -> DownRep
         saved = await _save_unseen_end(scope, name)
     except evidence.EvidenceLost as lost:
         saved, delete_data = f"{lost}; data and logs are kept", False
-    report = await scope.runtime.stop(name, delete_data=delete_data)
+    try:
+        report = await scope.runtime.stop(name, delete_data=delete_data)
+    except asyncio.CancelledError:
+        text = f"{name}: interrupted; it was taken down to the end all the same"
+        scope.listener.cut_short(Trouble(Ending.INTERRUPTED, text, next_command=f"drillyard down{name_option(name)}"))
+        raise
     left = (
         *(f"process {pid}" for pid in report.left_pids),
         *(f"port {port}, used by {owner}" for port, owner in report.left_ports.items()),

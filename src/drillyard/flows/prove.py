@@ -7,7 +7,6 @@ are told by name beside the gates they belong to.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 from drillyard.flows.operate import down
@@ -15,6 +14,7 @@ from drillyard.flows.report import DownReport, Ending, Entry, ProofReport, Repor
 from drillyard.flows.up import Scope, UpRequest, up
 from drillyard.judge.readiness import Gate, Status
 from drillyard.runtimes.abilities import Misuse
+from drillyard.waiting import to_its_end
 
 
 async def prove(scope: Scope, request: UpRequest) -> ProofReport:
@@ -50,12 +50,7 @@ async def _take_down(scope: Scope, name: str, *, delete_data: bool = True) -> Do
     """Down, with the data unless that is the only evidence. An interruption waits for it: half a clean-up is worst."""
     if scope.runtime.remembered(name) is None:
         return None
-    ending = asyncio.ensure_future(down(scope, name, delete_data=delete_data))
-    try:
-        return await asyncio.shield(ending)
-    except asyncio.CancelledError:
-        await ending
-        raise
+    return await to_its_end(down(scope, name, delete_data=delete_data))
 
 
 def _down_words(taken: DownReport | None) -> str:

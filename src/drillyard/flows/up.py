@@ -214,17 +214,20 @@ async def _forgive(scope: Scope, wait: _Wait, lookout: Lookout, picture: Picture
 
 
 async def _start(scope: Scope, plan: Plan | ComposePlan, told: list[Entry]) -> Deployment:
-    """Start the members. An interruption waits for the start to be done: half a start has no defined state."""
+    """Start the members. A start that is refused or interrupted on the way saves the evidence of what was made."""
 
     def tell(text: str) -> None:
         told.append(Entry(scope.clock.now(), text))
         scope.listener.hear(told[-1])
 
-    starting = asyncio.ensure_future(scope.runtime.start(plan, tell))
     try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        await _save_cut_short(scope, await starting, "interrupted")
+        return await scope.runtime.start(plan, tell)
+    except (asyncio.CancelledError, RuntimeRefusal) as error:
+        with contextlib.suppress(RuntimeRefusal):
+            deployment = await scope.runtime.deployment(plan.name)
+            if any(member.running or member.exit is not None for member in deployment.members):
+                cause = "interrupted" if isinstance(error, asyncio.CancelledError) else str(error)
+                await _save_cut_short(scope, deployment, cause)
         raise
 
 
@@ -262,7 +265,9 @@ async def _trouble_of(scope: Scope, picture: Picture, ending: Ending, happened: 
     verdict = picture.readiness.first_closed
     assert verdict is not None, "only a picture that is not ready has a trouble"
     deployment = picture.deployment
-    culprit = next((member for member in deployment.members if member.name in verdict.members[:1]), None)
+    fallen = [m for m in deployment.members if _has_fallen(picture, m, picture.observation.started.since or 0.0)]
+    named = [m for m in deployment.members if m.name in verdict.members[:1]]
+    culprit = next(iter((fallen if ending is Ending.MEMBER_EXITED else []) or named), None)
     words = await _last_words(scope, deployment, culprit, LAST_LINES) if culprit else LogTail("", ())
     lacks = tuple(lack.text for lack in verdict.lacks)
     subject = happened or _end_words(culprit)

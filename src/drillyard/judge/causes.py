@@ -56,10 +56,22 @@ class _Known:
 # {member} and {found} (the words that matched) are filled in. Read from the top: the first that fits is the cause.
 _KNOWN: tuple[_Known, ...] = (
     _Known(
+        "removed",
+        r"its container was removed",
+        "{member} has no container any more: somebody removed it",
+        "`drillyard down`, then `drillyard up`: its data is in a volume and stays",
+    ),
+    _Known(
         "wrong-architecture",
         r"exec format error",
         "{member} cannot run: its program is made for another architecture than this machine's",
         "name a multi-architecture image, such as pingcap/pd and pingcap/tikv",
+    ),
+    _Known(
+        "port-taken",
+        r"port is already allocated.*|address already in use.*|maybe another instance is binding with this address.*",
+        "{member} cannot listen: {found}",
+        "stop what listens there, or choose another port",
     ),
     _Known(
         "cannot-run",
@@ -123,12 +135,6 @@ _KNOWN: tuple[_Known, ...] = (
         r"is no data directory of an emulated member.*",
         "{member} does not take what is in its data directory for its own: {found}",
         "give it an empty directory",
-    ),
-    _Known(
-        "port-taken",
-        r"address already in use.*|maybe another instance is binding with this address.*",
-        "{member} cannot listen: {found}",
-        "stop what listens there, or choose another port",
     ),
     _Known(
         "disk-full",

@@ -9,15 +9,17 @@ from nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from drillyard.runtimes import compose_file
-from drillyard.runtimes.abilities import PlanUnreadable
+from drillyard.runtimes import compose_file, ports
+from drillyard.runtimes.abilities import Misuse, PlanUnreadable, PortTaken, StartRefused
+from drillyard.runtimes.docker import Container
 from drillyard.runtimes.plans import topology_in, topology_out, write_private
-from drillyard.topology import Purpose, Role, Topology, TopologyError
+from drillyard.topology import LOOPBACK, PREFERRED_PORTS, Member, Purpose, Role, Topology, TopologyError
 
 FILE = "compose.json"
 COMPOSE_FILE = "docker-compose.yaml"
@@ -135,3 +137,111 @@ def _plan_in(directory: Path, content: dict[str, Any]) -> ComposePlan:
         adopted=bool(content["adopted"]),
         services={str(key): str(value) for key, value in content["services"].items()},
     )
+
+
+# --- making one: from what is asked for, or from what somebody else started -----------------------------------------
+
+
+def variables_of(before: ComposePlan | None, images: Images) -> dict[str, str]:
+    """The file's variables: as asked for, as set in this environment, as remembered."""
+    remembered = dict(before.variables) if before else {}
+    wanted = {name: value for name in compose_file.DEFAULTS if (value := os.environ.get(name))} | images.variables
+    image = compose_file.TIKV_IMAGE
+    if wanted.get(image, remembered.get(image)) != remembered.get(image):
+        remembered.pop(compose_file.TIKV_OPEN_FILES, None)  # another server may not be content with so many
+    return remembered | wanted
+
+
+def with_asked_ports(asked: Topology) -> Topology:
+    """The topology with the ports that the environment asks for, as plain `docker compose` would take them."""
+    members = {member.name: member for member in asked.members}
+    for (role, purpose), variable in compose_file.PORT_VARIABLES.items():
+        text = os.environ.get(variable)
+        first = next(iter(asked.of_role(role)), None)
+        if not text or first is None:
+            continue
+        if not (text.isascii() and text.isdecimal()):
+            raise Misuse(f"{variable}={text!r} is no port", "give a number from 1 to 65535")
+        members[first.name] = replace(members[first.name], ports={**members[first.name].ports, purpose: int(text)})
+    return replace(asked, members=tuple(members.values()))
+
+
+def choose_ports(asked: Topology, reserved: Mapping[int, str], kept: Published) -> Published:
+    """A port of this machine for everything that is published: as asked for, as before, else a free one."""
+    chosen: dict[tuple[str, Purpose], int] = {}
+    used = set(reserved)
+    for key, port in compose_file.published(asked).items():
+        if port is not None:
+            if port in reserved:
+                raise PortTaken(port, key[0], reserved[port])
+            chosen[key] = port
+            used.add(port)
+    for key, port in compose_file.published(asked).items():
+        if port is not None:
+            continue
+        before = kept.get(key)
+        if before is not None and before not in used:
+            chosen[key] = before
+        else:
+            wanted, step = PREFERRED_PORTS[asked.member(key[0]).role, key[1]]
+            while wanted <= ports.HIGHEST and (wanted in used or not ports.is_free(LOOPBACK, wanted)):
+                wanted += step
+            if wanted > ports.HIGHEST:
+                raise StartRefused(f"no free port is left for {key[0]}", "remove a deployment")
+            chosen[key] = wanted
+        used.add(chosen[key])
+    return chosen
+
+
+def members_of(
+    containers: Iterable[Container],
+) -> tuple[tuple[Member, ...], dict[str, str], dict[tuple[str, Purpose], int]]:
+    """The PD and TiKV among the containers, by the flags that they run with: members, their services, their ports."""
+    members: list[Member] = []
+    services: dict[str, str] = {}
+    published: dict[tuple[str, Purpose], int] = {}
+    for container in sorted(containers, key=lambda one: one.service):
+        flags = _flags(container.command)
+        role = Role.PD if "initial-cluster" in flags or "client-urls" in flags else Role.TIKV
+        if role is Role.TIKV and not ("pd" in flags or "pd-endpoints" in flags):
+            continue
+        name = flags.get("name", container.service) if role is Role.PD else container.service
+        names = {
+            Purpose.CLIENT: "advertise-client-urls" if role is Role.PD else "advertise-addr",
+            Purpose.PEER: "advertise-peer-urls",
+            Purpose.STATUS: "advertise-status-addr",
+        }
+        addresses = {
+            purpose: _address(flags.get(names[purpose], ""), container.service, port)
+            for (of, purpose), port in compose_file.PORTS.items()
+            if of is role
+        }
+        host = addresses[Purpose.CLIENT][0]
+        taken = {purpose: port for purpose, (_, port) in addresses.items()}
+        members.append(Member(name, role, host, taken))
+        if name != container.service:
+            services[name] = container.service
+        published |= {(name, p): container.published[port] for p, port in taken.items() if port in container.published}
+    ordered = sorted(members, key=lambda member: list(Role).index(member.role))
+    return tuple(ordered), services, published
+
+
+def _flags(command: Iterable[str]) -> dict[str, str]:
+    """`--flag=value` and `--flag value`, by the flag's name."""
+    found: dict[str, str] = {}
+    rest = list(command)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("-"):
+            continue
+        if not equals and rest and not rest[0].startswith("-"):
+            value = rest.pop(0)
+        found[name.lstrip("-")] = value
+    return found
+
+
+def _address(text: str, host: str, port: int) -> tuple[str, int]:
+    """Host and port of an advertised URL or address; where none was given, the service's name and the usual port."""
+    last = text.split(",")[0].rpartition("//")[2].rstrip("/")
+    name, colon, number = last.rpartition(":")
+    return (name, int(number)) if colon and number.isdigit() else (host, port)

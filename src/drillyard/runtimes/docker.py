@@ -23,6 +23,7 @@ from drillyard.runtimes.abilities import StartRefused
 
 ANSWER_S = 30.0  # for a question; what starts, stops or pulls brings its own time
 PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
+ONE_OFF = "com.docker.compose.oneoff"  # "True" for what `docker compose run` made: no member, whatever its service
 KIND_LABEL = "drillyard.kind"  # on our own images: what kind of server is inside
 KILLED_CODE = 128 + 9  # what a container that SIGKILL ended exits with
 _LINE_LIMIT = 16 << 20  # of one event or log line
@@ -58,8 +59,8 @@ class Container:
     hosts: Mapping[str, str] = field(default_factory=dict)  # network -> address
     health: str = ""
     probe_output: str = ""
-    config_files: str = ""
-    memory_limit: int = 0  # bytes, 0 for none
+    ended_text: str = ""  # when its latest run that is over ended, as the daemon writes it; empty when there was none
+    config_files: str = ""  # the Compose file that it was made from
     published: Mapping[int, int] = field(default_factory=dict)  # a port inside -> the port of this machine
 
     @property
@@ -99,23 +100,35 @@ class Docker:
             async with asyncio.timeout(timeout_s):
                 out, err = await process.communicate()
         except TimeoutError:
-            wrong = f"docker gave no answer within {timeout_s:g} s ({_told(arguments)})"
-            raise DockerRefused(wrong, "see whether `docker info` answers, and restart the daemon if not") from None
+            raise _silent(arguments, timeout_s) from None
         finally:
-            await _end(process)
+            await end(process)
         if process.returncode:
             raise refusal_of(arguments, err.decode("utf-8", "replace") or out.decode("utf-8", "replace"))
         return out.decode("utf-8", "replace")
 
     async def stream(self, *arguments: str) -> AsyncGenerator[str, None]:
-        """Every line that the command prints, to stdout or stderr, until it ends or the caller has enough."""
+        """Every line that the command prints, to stdout or stderr, until it ends or the caller has enough. Raises
+        DockerRefused when it ends badly."""
         process = await self._start(arguments, None, err=asyncio.subprocess.STDOUT)
         assert process.stdout is not None
+        last = b""
         try:
             while line := await process.stdout.readline():
                 yield line.decode("utf-8", "replace").rstrip("\n")
+                last = line
+            if await process.wait():
+                raise refusal_of(arguments, last.decode("utf-8", "replace"))
         finally:
-            await _end(process)
+            await end(process)
+
+    async def lines(self, *arguments: str, timeout_s: float = ANSWER_S) -> list[str]:
+        """What the command prints to either stream, line by line. Raises DockerRefused as `run` does."""
+        try:
+            async with asyncio.timeout(timeout_s), contextlib.aclosing(self.stream(*arguments)) as stream:
+                return [line async for line in stream]
+        except TimeoutError:
+            raise _silent(arguments, timeout_s) from None
 
     async def piped(self, *arguments: str) -> asyncio.subprocess.Process:
         """The command as a process whose standard input stays open until the caller closes it."""
@@ -146,7 +159,7 @@ class Docker:
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            await _end(await starting)
+            await end(await starting)
             raise
 
     # --- what there is -----------------------------------------------------------------------------------------------
@@ -157,8 +170,9 @@ class Docker:
         server: dict[str, Any] = told.get("Server") or {}
         return {**server, "Arch": server.get("Arch") or _component(server).get("Arch", "")}
 
-    async def compose_version(self) -> str:
-        """The version of the Compose plugin. Raises DockerRefused when there is none of v2 or newer."""
+    async def compose_version(self) -> tuple[int, ...]:
+        """The version of the Compose plugin, empty when it does not tell one. Raises DockerRefused when there is none
+        of v2 or newer."""
         try:
             version = str(json.loads(await self.run("compose", "version", "--format", "json"))["version"])
         except DockerRefused as refused:
@@ -167,16 +181,25 @@ class Docker:
             version = ""
         except (ValueError, KeyError):
             version = ""
-        major = re.match(r"v?(\d+)\.", version)
-        if not version or (major and int(major[1]) < 2):
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+        if not version or (numbers and numbers[0] < 2):
             mend = "install the plugin (package docker-compose-plugin or docker-compose-v2)"
             raise DockerRefused("`docker compose` is missing or older than v2", mend)
-        return version
+        return numbers
 
     async def containers(self, project: str) -> tuple[Container, ...]:
-        """Every container of the project, running or not."""
-        ids = (await self.run("ps", "-a", "-q", "--no-trunc", "--filter", f"label={PROJECT}={project}")).split()
+        """Every container of the project's services, running or not."""
+        which = ("--filter", f"label={PROJECT}={project}", "--filter", f"label={ONE_OFF}=False")
+        ids = (await self.run("ps", "-a", "-q", "--no-trunc", *which)).split()
         return tuple(_container(record) for record in await self.inspect("container", *ids))
+
+    async def names_of(self, label: str) -> tuple[str, ...]:
+        """The names of every container with this label."""
+        return tuple((await self.run("ps", "-a", "--format", "{{.Names}}", "--filter", f"label={label}")).split())
+
+    async def time(self) -> str:
+        """The daemon's own time, which need not be this machine's, as its commands take it."""
+        return (await self.run("info", "--format", "{{.SystemTime}}")).strip()
 
     async def inspect(self, what: str, *names: str) -> list[dict[str, Any]]:
         """The daemon's records of containers, images, networks or volumes; those that are gone are left out."""
@@ -198,17 +221,34 @@ class Docker:
         listed = await self.run(what, "ls", "--format", "{{.Name}}", "--filter", f"label={PROJECT}={project}")
         return tuple(listed.split())
 
-    async def events(self, project: str, *more: str) -> AsyncGenerator[DockerEvent, None]:
-        """What happens to the project's containers from now on; with `--since` and `--until` what did."""
-        actions = ("start", "die", "pause", "unpause", "oom", "kill")
-        filters = [f"label={PROJECT}={project}", "type=container", *(f"event={action}" for action in actions)]
-        arguments = [part for one in filters for part in ("--filter", one)]
-        lines = self.stream("events", "--format", "{{json .}}", *arguments, *more)
+    async def volumes(self) -> tuple[str, ...]:
+        """The names of every volume there is."""
+        return tuple((await self.run("volume", "ls", "--format", "{{.Name}}")).split())
+
+    async def events(self, project: str, since: str) -> AsyncGenerator[DockerEvent, None]:
+        """What happens to the project's containers from `since` on, as it happens."""
+        lines = self.stream(*_events_of(project), "--since", since)
         async with contextlib.aclosing(lines):
             async for line in lines:
                 event = _event(line)
                 if event is not None:
                     yield event
+
+    async def past_events(self, project: str, since: str) -> list[DockerEvent]:
+        """What happened to the project's containers, as far as the daemon remembers it: its latest 256 events."""
+        told = await self.lines(*_events_of(project), "--since", since, "--until", await self.time())
+        return [event for line in told if (event := _event(line)) is not None]
+
+
+def _events_of(project: str) -> list[str]:
+    actions = ("start", "die", "pause", "unpause", "oom", "kill")
+    filters = [f"label={PROJECT}={project}", "type=container", *(f"event={action}" for action in actions)]
+    return ["events", "--format", "{{json .}}", *(part for one in filters for part in ("--filter", one))]
+
+
+def _silent(arguments: Sequence[str], timeout_s: float) -> DockerRefused:
+    wrong = f"docker gave no answer within {timeout_s:g} s ({_told(arguments)})"
+    return DockerRefused(wrong, "see whether `docker info` answers, and restart the daemon if not")
 
 
 def refusal_of(arguments: Sequence[str], output: str) -> DockerRefused:
@@ -218,17 +258,19 @@ def refusal_of(arguments: Sequence[str], output: str) -> DockerRefused:
         found = re.search(pattern, text, re.IGNORECASE | re.DOTALL)
         if found is not None:
             told = {key: value for key, value in found.groupdict().items() if value is not None}
+            told["at"] = f" at {told['at']}" if "at" in told else ""
             return DockerRefused(wrong.format_map(told), mend.format_map(told), text)
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "it did not say why")
-    return DockerRefused(f"`docker {_told(arguments)}` failed: {last.strip()}", "mend what it names", text)
+    mend = "these are Docker's own words; `docker ps -a` shows what is there"
+    return DockerRefused(f"`docker {_told(arguments)}` failed: {last.strip()}", mend, text)
 
 
 def is_unreachable(output: str) -> bool:
     """Whether docker says that it cannot talk to its daemon."""
-    return any(re.search(pattern, output, re.IGNORECASE | re.DOTALL) for pattern, *_ in _REFUSALS[:2])
+    return any(re.search(pattern, output, re.IGNORECASE | re.DOTALL) for pattern, *_ in _UNREACHABLE)
 
 
-_REFUSALS: tuple[tuple[str, str, str], ...] = (
+_UNREACHABLE: tuple[tuple[str, str, str], ...] = (
     (
         r"permission denied.*(?:docker daemon|docker API|docker\.sock)",
         "this user may not talk to the Docker daemon",
@@ -237,9 +279,12 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
         r"(?:cannot connect to the docker daemon|failed to connect to the docker API|error during connect)"
         r"(?:.*?(?P<at>(?:unix|tcp|ssh|npipe)://[^\s,;]+[^\s,;.?]))?",
-        "no Docker daemon answers",
+        "no Docker daemon answers{at}",
         "start it (`systemctl start docker`, OrbStack, Docker Desktop), or use `--runtime local`",
     ),
+)
+_REFUSALS: tuple[tuple[str, str, str], ...] = (
+    *_UNREACHABLE,
     (
         r"(?:is not a docker command|unknown command: docker compose|unknown (?:shorthand )?flag)",
         "`docker compose` is missing or older than v2",
@@ -316,12 +361,12 @@ def _container(record: Mapping[str, Any]) -> Container:
         started_text=str(state.get("StartedAt")),
         finished_at=_time(state.get("FinishedAt")),
         restarts=record.get("RestartCount", 0),
-        command=tuple(config.get("Cmd") or ()),
+        command=(str(record.get("Path", "")), *(record.get("Args") or ())),
         hosts={name: one["IPAddress"] for name, one in networks.items() if one.get("IPAddress")},
         health=health.get("Status", ""),
         probe_output=str((probes[-1] or {}).get("Output", "")).strip(),
+        ended_text=str(state["FinishedAt"]) if _time(state.get("FinishedAt")) is not None else "",
         config_files=labels.get("com.docker.compose.project.config_files", ""),
-        memory_limit=host.get("Memory") or 0,
         published={
             int(inside.partition("/")[0]): int(bindings[0]["HostPort"])
             for inside, bindings in (host.get("PortBindings") or {}).items()
@@ -344,6 +389,8 @@ def _event(line: str) -> DockerEvent | None:
         record = json.loads(line)
         actor = record["Actor"]
         attributes = actor["Attributes"]
+        if attributes.get(ONE_OFF) == "True":
+            return None
         code = attributes.get("exitCode")
         return DockerEvent(
             action=str(record["Action"]),
@@ -357,16 +404,17 @@ def _event(line: str) -> DockerEvent | None:
         return None  # a word of the daemon that is no event
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end(process: asyncio.subprocess.Process) -> None:
     """End a command that still runs, by its group: `docker compose` is a child of `docker`."""
     if process.returncode is not None:
         return
-    with contextlib.suppress(ProcessLookupError):
+    gone = (ProcessLookupError, PermissionError)  # the latter is macOS' word for a group of which only a zombie is left
+    with contextlib.suppress(*gone):
         os.killpg(process.pid, signal.SIGTERM)
     try:
         async with asyncio.timeout(2.0):
             await process.wait()
     except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(*gone):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()

@@ -270,6 +270,7 @@ def main(directory: Path, command: int, ready: int) -> None:
     listener.listen(64)
     keeper.record(journal.KEEPER_STARTED, keeper=os.getpid(), identity=identity(os.getpid()))
     keeper.start(*keeper.specs)
+    fcntl.flock(command, fcntl.LOCK_UN)  # a member that was forked and is not executed yet has a copy of the file
     os.close(command)
     with contextlib.suppress(BrokenPipeError):  # the command was killed meanwhile: the next one finds us
         os.write(ready, b"!")

@@ -46,6 +46,7 @@ from drillyard.runtimes.keeper_link import KeeperGone
 from drillyard.runtimes.plans import Executables, Plan
 from drillyard.runtimes.processes import identity, signal_if_same
 from drillyard.topology import Member, Role, Topology
+from drillyard.waiting import to_its_end
 
 MEMBER_MARGIN_S = 10.0  # what a request may take on top of the member's grace
 STOP_MARGIN_S = 10.0  # what a stop may take on top of the graces of both roles
@@ -125,15 +126,18 @@ class LocalRuntime:
         all of them did: one that ended alone is somebody's to look at.
         """
         with keeper_link.command_lock(plan.directory, "start") as lock:
-            state = await self._state(plan.directory)
-            if state.is_closing:  # somebody's stop that is still on its way; join it, then start afresh
-                await self._stop_keeper(plan.directory, state)
-            if state.keeper is None or state.is_closing:
-                await asyncio.to_thread(self._launch, plan, lock)
-            elif all(run["pid"] is None for run in state.runs.values()):
-                for member in plan.topology.members:
-                    await self._ask(plan, "start", member.name)
+            await to_its_end(self._start(plan, lock))
         return await self.deployment(plan.name)
+
+    async def _start(self, plan: Plan, lock: int) -> None:
+        state = await self._state(plan.directory)
+        if state.is_closing:  # somebody's stop that is still on its way; join it, then start afresh
+            await self._stop_keeper(plan.directory, state)
+        if state.keeper is None or state.is_closing:
+            await asyncio.to_thread(self._launch, plan, lock)
+        elif all(run["pid"] is None for run in state.runs.values()):
+            for member in plan.topology.members:
+                await self._ask(plan, "start", member.name)
 
     def _launch(self, plan: Plan, lock: int) -> None:
         for role in Role:

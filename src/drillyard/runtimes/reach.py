@@ -15,12 +15,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from drillyard.runtimes.abilities import Deployment, Network, Reach
-from drillyard.runtimes.docker import Docker, DockerRefused
+from drillyard.runtimes.docker import Docker, DockerRefused, end
 from drillyard.topology import LOOPBACK
 
 WAYS = BY_ADDRESS, BY_RELAY = "addresses", "relay"
 TRY_S = 1.0  # a bridge of this machine answers at once, also with a refusal
-PULL_S, RELAY_START_S = 600.0, 30.0
+PULL_S, RELAY_START_S, RELAY_END_S = 600.0, 30.0, 10.0
+RELAY_MEND = "name an image with Python that is here in DRILLYARD_RELAY_IMAGE"
 RELAY_IMAGE = "python:3-alpine"  # for whoever has another one: DRILLYARD_RELAY_IMAGE
 RELAY_LABEL = "drillyard.relay"  # holds the deployment's name
 FIRST_PORT = 40000  # inside the relay
@@ -146,39 +147,41 @@ async def _answers(dial: str) -> bool:
 async def _relay(docker: Docker, network: Network, addresses: Sequence[str], name: str) -> AsyncIterator[Reach]:
     image = os.environ.get("DRILLYARD_RELAY_IMAGE") or RELAY_IMAGE
     if not await docker.inspect("image", image):
-        await docker.run("pull", "--quiet", image, timeout_s=PULL_S)
+        try:
+            await docker.run("pull", "--quiet", image, timeout_s=PULL_S)
+        except DockerRefused as refused:
+            wrong = f"the relay's image {image} is not here and cannot be pulled"
+            raise DockerRefused(f"{wrong}: {refused.wrong}", RELAY_MEND, refused.output) from refused
     container = f"drillyard-relay-{name}-{os.urandom(4).hex()}"
     ports = [part for at in range(len(addresses)) for part in ("-p", f"{LOOPBACK}::{FIRST_PORT + at}")]
-    arguments = [
-        "run",
-        "--rm",
-        "-i",
-        "--name",
-        container,
-        "--network",
-        network.name,
-        "--label",
-        f"{RELAY_LABEL}={name}",
-    ]
-    program = ["--entrypoint", "python3", image, "-c", RELAY, str(FIRST_PORT), *addresses]
-    process = await docker.piped(*arguments, *ports, *program)
+    where = ("--name", container, "--network", network.name, "--label", f"{RELAY_LABEL}={name}")
+    program = ("--entrypoint", "python3", image, "-c", RELAY, str(FIRST_PORT), *addresses)
+    process = await docker.piped("run", "--rm", "-i", *where, *ports, *program)
     try:
-        assert process.stdout is not None
-        async with asyncio.timeout(RELAY_START_S):
-            line = await process.stdout.readline()
-        if line.strip() != b"ready":
-            told = (line + await process.stdout.read()).decode("utf-8", "replace").strip()
-            mend = "name an image with Python in DRILLYARD_RELAY_IMAGE"
-            raise DockerRefused(f"the relay into {network.name} did not start: {told[-300:]}", mend)
-        records = await docker.inspect("container", container)
-        bindings = records[0]["NetworkSettings"]["Ports"]
+        await _until_ready(process, network.name)
+        bindings = (await docker.inspect("container", container))[0]["NetworkSettings"]["Ports"]
         given = [int(bindings[f"{FIRST_PORT + at}/tcp"][0]["HostPort"]) for at in range(len(addresses))]
         yield ByRelay(container, dict(zip(addresses, given, strict=True)))
-    except TimeoutError:
-        raise DockerRefused(f"the relay into {network.name} did not start in {RELAY_START_S:g} s", "") from None
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        with contextlib.suppress(TimeoutError, ProcessLookupError):
-            async with asyncio.timeout(10.0):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RELAY_END_S):
                 await process.wait()
+        await end(process)
+
+
+async def _until_ready(process: asyncio.subprocess.Process, network: str) -> None:
+    """Read the relay's output up to the word that it listens; docker may have something to say before that."""
+    assert process.stdout is not None
+    told: list[str] = []
+    try:
+        async with asyncio.timeout(RELAY_START_S):
+            while line := (await process.stdout.readline()).decode("utf-8", "replace"):
+                if line.strip() == "ready":
+                    return
+                told.append(line)
+    except TimeoutError:
+        told.append(f"no word within {RELAY_START_S:g} s")
+    said = " ".join("".join(told).split())[-300:]
+    raise DockerRefused(f"the relay into {network} did not start: {said}", RELAY_MEND)
