@@ -475,7 +475,8 @@ def test_a_relay_that_was_left_is_removed_before_its_network(
     goes_down(fake, relay="drillyard-relay-default-1\ndrillyard-relay-default-2\n")
     report = asyncio.run(runtime.stop())
     assert acts_of(fake) == [
-        "rm -f drillyard-relay-default-1 drillyard-relay-default-2",
+        "rm -f drillyard-relay-default-1",
+        "rm -f drillyard-relay-default-2",
         "compose -p drillyard-default down --remove-orphans",
     ]
     assert report.is_clean
