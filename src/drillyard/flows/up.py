@@ -40,7 +40,7 @@ from drillyard.runtimes.compose_plans import ComposePlan, Images
 from drillyard.runtimes.home import DEFAULT_NAME
 from drillyard.runtimes.plans import Executable, Executables, Plan
 from drillyard.topology import Role, Topology
-from drillyard.waiting import Clock, Deadline
+from drillyard.waiting import Clock, Deadline, to_its_end
 
 if TYPE_CHECKING:
     from drillyard.flows.lookout import Lookout
@@ -177,7 +177,7 @@ class _Rest:
         """Start them once, as soon as PD grants timestamps; whether that has failed."""
         is_due = picture.readiness.of(Gate.TIMESTAMPS).status is Status.HOLDS
         if self._starting is None and is_due and any(member.is_held_back for member in picture.deployment.members):
-            self._starting = asyncio.ensure_future(self._runtime.start_rest(self._name))
+            self._starting = asyncio.ensure_future(to_its_end(self._runtime.start_rest(self._name)))
         return self._starting is not None and self._starting.done() and self._starting.exception() is not None
 
     def check(self) -> None:
