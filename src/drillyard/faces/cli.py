@@ -171,7 +171,7 @@ def prove(
 
 @app.command()
 def status(name: Name = DEFAULT, as_json: Json = False) -> None:
-    """How the members of a deployment are, by the word of their keeper."""
+    """How the members of a deployment are, by the word of what runs them."""
     from drillyard.faces import console, document, exits
 
     command, yard = _begin("status", as_json)

@@ -748,13 +748,11 @@ def _memory_words(plan: ComposePlan) -> str:
 
 def _image_missing(image: str, refused: DockerRefused) -> DockerRefused:
     text = refused.output
-    local = image.startswith("drillyard/")
-    mend = "scripts/build-images makes it" if local else "see that the name is right and its registry can be reached"
-    if "manifest unknown" in text or "not found" in text or "does not exist" in text:
-        mend = (
-            "scripts/build-images makes it"
-            if local
-            else "name an image and a tag that exist, such as pingcap/tikv:v8.5.5"
-        )
+    if image.startswith("drillyard/"):
+        mend = "scripts/build-images makes it"
+    elif "manifest unknown" in text or "not found" in text or "does not exist" in text:
+        mend = "name an image and a tag that exist, such as pingcap/tikv:v8.5.5"
+    else:
+        mend = "see that its name is right and its registry can be reached; docs/compose.md tells how to do without one"
     last = text.strip().splitlines()[-1].strip() if text.strip() else refused.wrong
     return DockerRefused(f"image {image} is not here and cannot be pulled: {last}", mend, text)
