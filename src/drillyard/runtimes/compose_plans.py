@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from drillyard.runtimes import compose_file, ports
-from drillyard.runtimes.abilities import Misuse, PlanUnreadable, PortTaken, StartRefused
+from drillyard.runtimes.abilities import Misuse, PortTaken, StartRefused
 from drillyard.runtimes.docker import Container
-from drillyard.runtimes.plans import topology_in, topology_out, write_private
-from drillyard.topology import LOOPBACK, PREFERRED_PORTS, Member, Purpose, Role, Topology, TopologyError
+from drillyard.runtimes.plans import read_plan, topology_in, topology_out, write_private
+from drillyard.topology import LOOPBACK, PREFERRED_PORTS, Member, Purpose, Role, Topology
 
 FILE = "compose.json"
 COMPOSE_FILE = "docker-compose.yaml"
@@ -110,20 +110,7 @@ def save(plan: ComposePlan) -> None:
 
 def load(directory: Path) -> ComposePlan | None:
     """The remembered plan; None when there is none. Raises PlanUnreadable."""
-    path = directory / FILE
-    try:
-        content = json.loads(path.read_bytes())
-        if content["format"] != FORMAT:
-            raise PlanUnreadable(
-                f"{path} has format {content['format']!r}, this version reads {FORMAT}",
-                "use the version that wrote it, or remove the deployment with its data",
-            )
-        return _plan_in(directory, content)
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError, TopologyError) as error:
-        mend = "restore the file, or remove the deployment with its data (`drillyard down --delete-data`)"
-        raise PlanUnreadable(f"{path} is damaged ({type(error).__name__}: {error})", mend) from error
+    return read_plan(directory / FILE, FORMAT, lambda content: _plan_in(directory, content))
 
 
 def _plan_in(directory: Path, content: dict[str, Any]) -> ComposePlan:

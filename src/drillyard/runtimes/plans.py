@@ -11,12 +11,15 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from drillyard.runtimes.abilities import ExecutableUnusable, PlanUnreadable
 from drillyard.topology import Files, Member, Profile, Purpose, Role, Topology, TopologyError, render_config
+
+T = TypeVar("T")
 
 FILE = "plan.json"
 PLAN_FORMAT = 1
@@ -130,24 +133,32 @@ def save(plan: Plan) -> None:
 
 def load(directory: Path) -> Plan | None:
     """The remembered plan; None when there is none. Raises PlanUnreadable."""
-    path = directory / FILE
+    return read_plan(directory / FILE, PLAN_FORMAT, lambda content: _plan_in(directory, content))
+
+
+def _plan_in(directory: Path, content: dict[str, Any]) -> Plan:
+    asked, topology = topology_in(content["asked"]), topology_in(content["topology"])
+    pd, tikv = (_executable_in(content["executables"][role]) for role in ("pd", "tikv"))
+    if not topology.is_settled:
+        raise ValueError("a port is missing")
+    return Plan(directory.name, directory, asked, topology, Executables(pd, tikv))
+
+
+def read_plan(path: Path, known_format: int, parse: Callable[[dict[str, Any]], T]) -> T | None:
+    """What a plan file of either runtime holds; None when there is none. Raises PlanUnreadable."""
     try:
         content = json.loads(path.read_bytes())
-        if content["format"] != PLAN_FORMAT:
+        if content["format"] != known_format:
             raise PlanUnreadable(
-                f"{path} has format {content['format']!r}, this version reads {PLAN_FORMAT}",
+                f"{path} has format {content['format']!r}, this version reads {known_format}",
                 "use the version that wrote it, or remove the deployment with its data",
             )
-        asked, topology = topology_in(content["asked"]), topology_in(content["topology"])
-        pd, tikv = (_executable_in(content["executables"][role]) for role in ("pd", "tikv"))
-        if not topology.is_settled:
-            raise ValueError("a port is missing")
+        return parse(content)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError, TopologyError) as error:
         mend = "restore the file, or remove the deployment with its data (`drillyard down --delete-data`)"
         raise PlanUnreadable(f"{path} is damaged ({type(error).__name__}: {error})", mend) from error
-    return Plan(directory.name, directory, asked, topology, Executables(pd, tikv))
 
 
 def topology_out(topology: Topology) -> dict[str, Any]:
