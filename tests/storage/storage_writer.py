@@ -30,9 +30,11 @@ class DyingDisk:
     def __init__(self, database: Any, last_sync: int) -> None:
         self._database = database
         self._left = last_sync
+        self.begun = 0
 
     def flush_wal(self, sync: bool) -> None:
         self._left -= 1
+        self.begun += 1
         time.sleep(0.005)  # much is written while it works
         if self._left == 0:
             time.sleep(0.3)  # whoever does not wait for the disk has time to say so
@@ -69,7 +71,7 @@ def say(acknowledged: int, number: int) -> None:
     os.write(acknowledged, b"%d\n" % number)
 
 
-async def write_forever(storage: Storage, acknowledged: int) -> None:
+async def write_forever(storage: Storage, acknowledged: int, syncs_begun: Callable[[], int]) -> None:
     chance = random.Random(1)
     number = 0
     while True:
@@ -81,7 +83,9 @@ async def write_forever(storage: Storage, acknowledged: int) -> None:
             storage.write(batch)
             storage.when_durable(partial(say, acknowledged, number))
             number += 1
-        while len(storage._waiting) > 64:  # noqa: ASYNC110  # the disk is behind; do not run away from it
+        # Do not run away from the disk, but always write something while it works on a sync.
+        begun = syncs_begun()
+        while len(storage._waiting) > 64 and syncs_begun() == begun:  # noqa: ASYNC110
             await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -104,10 +108,11 @@ def main() -> None:
 
     options = StorageOptions(memtable_bytes=1 << 20, reserve_bytes=0, on_synced=record)
     storage = Storage.open(arguments.data, "tikv", options)
+    disk: DyingDisk | None = None
     if arguments.cut_in_sync is not None:
-        storage._database = DyingDisk(storage._database, arguments.cut_in_sync)
+        disk = storage._database = DyingDisk(storage._database, arguments.cut_in_sync)
     acknowledged = os.open(arguments.acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    asyncio.run(write_forever(storage, acknowledged))
+    asyncio.run(write_forever(storage, acknowledged, lambda: disk.begun if disk else 0))
 
 
 if __name__ == "__main__":
