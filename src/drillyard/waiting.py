@@ -21,13 +21,17 @@ POLL_S = 0.05
 
 
 class Clock:
-    """This machine's clocks. `now` is for records, `monotonic` for measuring and deadlines."""
+    """This machine's clocks. `now` is for records, `monotonic` for measuring and deadlines, `since_boot` goes on while
+    the machine sleeps."""
 
     def now(self) -> float:
         return time.time()
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def since_boot(self) -> float:
+        return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Wake:

@@ -54,7 +54,9 @@ class World:
     health: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(PDS, True))
     hanging: set[str] = field(default_factory=set)
     bodies: dict[str, tuple[int, bytes]] = field(default_factory=dict)  # path -> what to answer instead
-    timestamps: list[tuple[int, int]] = field(default_factory=lambda: [(500, n) for n in range(1, 1000)])
+    timestamps: list[tuple[int, int]] = field(
+        default_factory=lambda: [(int(time.time() * 1000), n) for n in range(1, 1000)]
+    )
     store_state: dict[str, str] = field(default_factory=lambda: dict.fromkeys(TIKVS, "Up"))
     heartbeat_age_s: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIKVS, 0.0))
     pd_hash: str = "drillyard-stub"

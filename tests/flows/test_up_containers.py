@@ -266,7 +266,8 @@ def test_an_end_that_a_policy_made_good_ends_the_wait_all_the_same(tmp_path: Pat
     assert trouble.lacks == ("tikv1 exited with code 1, and runs again",)
     assert trouble.text.startswith("stub lost tikv1 (exit code 1, unexpected, restarted by its policy): gate processes")
     assert trouble.state == "6 of 6 members run"
-    assert trouble.cause is None, "nobody guesses"
+    assert trouble.cause is not None
+    assert (trouble.cause.name, trouble.cause.members) == ("unknown", ("tikv1",)), "nobody guesses"
 
 
 def test_an_end_before_the_wait_that_was_made_good_is_history(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def healthy() -> Observation:
         readings.append(read(name, Probe.PD_SELF, SelfSeen(True)))
         readings.append(read(name, Probe.PD_HEALTH, PdHealthSeen(tuple((pd, True) for pd in PDS))))
     readings += [read(name, Probe.STORE_SELF, SelfSeen(True)) for name in TIKVS]
-    readings.append(read("pd0", Probe.TIMESTAMPS, TimestampsSeen((500, 1), (500, 2))))
+    readings.append(read("pd0", Probe.TIMESTAMPS, TimestampsSeen((1_000_000_000, 1), (1_000_000_000, 2))))
     readings.append(read("pd0", Probe.STORES, stores_seen()))
     readings.append(read("pd0", Probe.REGION_COUNT, CountSeen(1)))
     readings.append(read("pd0", Probe.MAX_REPLICAS, CountSeen(3)))

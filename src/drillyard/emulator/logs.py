@@ -57,6 +57,10 @@ class Log:
         trace = "".join(traceback.format_exception(error))
         self._write("ERROR", message, {**fields, "error": f"{type(error).__name__}: {error}", "stack": trace})
 
+    def slow_sync(self, took_s: float) -> None:
+        """The disk took very long, in etcd's words."""
+        self.warn("slow fdatasync", took=f"{took_s:.3f}s")
+
     def close(self) -> None:
         if self._owns:
             os.close(self._descriptor)

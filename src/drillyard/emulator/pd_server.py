@@ -258,6 +258,7 @@ class PdServer:
         except StorageRefused as refused:
             raise NamedStop(refused.reason, refused.mend) from refused
         storage.on_failure = lambda error: shell.fail(_named(error))
+        storage.on_slow_sync = log.slow_sync
         try:
             await self._serve(shell, storage)
         except MalformedRecord as error:

@@ -65,6 +65,7 @@ __all__ = [
 
 Pair = tuple[bytes, bytes]
 
+SLOW_SYNC_S = 1.0  # etcd complains of its own syncs from here on
 _DATABASE = "db"
 _MIB = 1 << 20
 _WALK_PAIRS = 64  # read at a time, and no more after so many bytes
@@ -197,6 +198,7 @@ class Storage:
 
     def __init__(self, directory: DataDirectory, database: Any, options: StorageOptions) -> None:
         self.on_failure: Callable[[Exception], None] = _nobody_listens
+        self.on_slow_sync: Callable[[float], None] = _nobody_listens  # on the loop, with the seconds it took
         self.reserve_released = directory.reserve_released
         self._directory = directory
         self._database = database
@@ -399,11 +401,15 @@ class Storage:
 
     def _sync_forever(self) -> None:
         while (order := self._orders.get()) is not None:
+            began = time.monotonic()
             try:
                 self._sync_once()
             except Exception as error:  # rocksdict raises bare Exception
                 self._fail(error)
                 return
+            took_s = time.monotonic() - began
+            if took_s >= SLOW_SYNC_S:
+                self._tell_loop(self.on_slow_sync, took_s)
             self._tell_loop(self._take_report, *order)
 
     def _tell_loop(self, call: Callable[..., object], *arguments: object) -> None:
@@ -505,8 +511,8 @@ class RaftLog:
             batch.delete(self._entry_key(index))
 
 
-def _nobody_listens(failure: Exception) -> None:
-    """Before the member has said whom to tell, the exception at the failed call is the report."""
+def _nobody_listens(told: object) -> None:
+    """Before the member has said whom to tell. A failure is told by the exception at the failed call too."""
 
 
 def _log_lengths(database: Path) -> dict[str, int]:

@@ -233,6 +233,7 @@ class TikvServer:
         except StorageRefused as refused:
             raise NamedStop(refused.reason, refused.mend) from refused
         storage.on_failure = self._broken
+        storage.on_slow_sync = self._log.slow_sync
         return storage
 
     def _broken(self, error: Exception) -> None:

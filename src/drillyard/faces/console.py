@@ -234,6 +234,7 @@ def _show_findings(trouble: Trouble) -> None:
         complain(f"  also: {lack}")
     if trouble.cause is not None:
         complain(f"  cause: {trouble.cause.name}: {trouble.cause.text}")
+        complain(f"  data: {trouble.cause.data}")
         complain(f"  mend: {as_called(trouble.cause.mend)}")
     if trouble.last_reading:
         complain(f"  last reading: {trouble.last_reading}")

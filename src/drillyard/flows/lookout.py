@@ -21,7 +21,17 @@ from types import TracebackType
 
 from drillyard.flows.report import Entry, Listener, Picture, cluster_id_of
 from drillyard.judge.readiness import Gate, Status, judge, judge_gate
-from drillyard.observation import Observation, Probe, ProcessSeen, Reading, Started, StartedMember
+from drillyard.judge.scene import Pace
+from drillyard.observation import (
+    Observation,
+    Probe,
+    ProcessSeen,
+    Reading,
+    Started,
+    StartedMember,
+    StoresSeen,
+    TimestampsSeen,
+)
 from drillyard.probes import Prober
 from drillyard.runtimes.abilities import Deployment, EventKind, MemberEvent, Reach, Runtime
 from drillyard.topology import Role
@@ -32,6 +42,7 @@ ONE_LOOK_PATIENCE_S = 2.0  # for one answer when there is only one look
 STALE_PATIENCES = 4  # a picture that is older than so many answers may take is no longer how it is
 FRESH_HEARTBEATS = 5  # a heartbeat is fresh for so many of its intervals, at most as long as PD says Up
 MOST_FRESH_S = 20.0
+BEAT_S = 0.5
 
 Stage = Callable[[Observation], Awaitable[tuple[Reading, ...]]]
 
@@ -62,7 +73,8 @@ class Lookout:
         self._began = eyes.clock.now() if since is None else since
         self._wake = Wake()
         self._cycles = 0
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._tempo = Tempo(eyes.clock)
         self.timeline: list[Entry] = []
         self.opened: dict[Gate, float] = {}
         self.last: Picture | None = None
@@ -77,15 +89,15 @@ class Lookout:
         now, nonce = self._eyes.clock.now, os.urandom(8)
         self._prober = Prober(self.started, now, nonce, timeout_s=self._patience_s, dial=self._reach.dial)
         self._open.push_async_callback(self._prober.close)
-        self._watch = asyncio.create_task(self._follow())
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._tempo.beat())]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._open.aclose()
 
     async def look(self, *, to_the_end: bool) -> Picture:
@@ -124,6 +136,11 @@ class Lookout:
     def has_forgiven(self, member: str) -> bool:
         return member in self._forgiven
 
+    @property
+    def pace(self) -> Pace:
+        """How the wait went until now."""
+        return self._tempo.pace()
+
     def _stages(self) -> tuple[tuple[Gate, Stage], ...]:
         return (
             (Gate.PD_QUORUM, self._prober.pd_quorum),
@@ -142,6 +159,7 @@ class Lookout:
 
     def _note(self, picture: Picture) -> None:
         before, self.last = self.last, picture
+        self._tempo.see(picture)
         for verdict in picture.readiness.verdicts:
             gate, holds = verdict.gate, verdict.status is Status.HOLDS
             held = before is not None and before.readiness.of(gate).status is Status.HOLDS
@@ -161,6 +179,44 @@ class Lookout:
                 if not event.is_replay:
                     self.note(event_words(event), at=event.at, member=event.member)
                     self._wake.rouse()
+
+
+class Tempo:
+    """Whether anything moves, whether this machine stood still, and whether its clock was set."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began = self._moved = clock.monotonic()
+        self._offset_s = clock.now() - clock.since_boot()
+        self._slept_s = 0.0
+        self._shape: object = None
+
+    async def beat(self) -> None:
+        """Be woken regularly: a beat that is late by seconds was slept through, by the machine or by us."""
+        while True:
+            before = self._clock.since_boot()
+            await asyncio.sleep(BEAT_S)
+            self._slept_s = max(self._slept_s, self._clock.since_boot() - before - BEAT_S)
+
+    def see(self, picture: Picture) -> None:
+        """A picture that differs from the last in who runs, who answers or what is placed where has moved."""
+        shape = tuple((one.probe, one.member, _outline(one)) for one in picture.observation.readings)
+        if shape != self._shape:
+            self._shape, self._moved = shape, self._clock.monotonic()
+
+    def pace(self) -> Pace:
+        now = self._clock.monotonic()
+        set_s = self._clock.now() - self._clock.since_boot() - self._offset_s
+        return Pace(now - self._began, now - self._moved, self._slept_s, set_s)
+
+
+def _outline(reading: Reading) -> object:
+    """A reading without what changes by itself (times, the words of a failure)."""
+    if isinstance(reading.answer, StoresSeen):
+        return tuple((one.store_id, one.state, one.leader_count, one.region_count) for one in reading.answer.stores)
+    if reading.answer is None or isinstance(reading.answer, TimestampsSeen):
+        return reading.answer is None
+    return reading.answer
 
 
 def event_words(event: MemberEvent) -> str:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from drillyard.judge.causes import Cause
+from drillyard.judge.ends import Cause
 from drillyard.judge.readiness import Gate, Readiness, Status, exit_words
 from drillyard.observation import (
     Answer,

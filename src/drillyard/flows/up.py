@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,10 @@ from drillyard.flows.report import (
     report_of,
     state_of,
 )
-from drillyard.judge import causes
-from drillyard.judge.causes import Cause
+from drillyard.judge import causes, ends
+from drillyard.judge.ends import Cause, Ended
 from drillyard.judge.readiness import Gate, Status, Verdict
+from drillyard.judge.scene import Pace, Scene
 from drillyard.observation import Probe, ProcessSeen, Reading
 from drillyard.runtimes.abilities import DeployedMember, Deployment, LogTail, Misuse, RuntimeRefusal, WrongState
 from drillyard.runtimes.choice import Runtimes, Wish
@@ -113,7 +114,7 @@ async def verify(scope: Scope, name: str, wait_s: float | None = None) -> Report
     report = report_of(picture, lookout.timeline, {}, ending)
     if ending is Ending.OK:
         return report
-    return replace(report, trouble=await _trouble_of(scope, picture, ending, "is not ready"))
+    return replace(report, trouble=await _trouble_of(scope, picture, lookout.pace, (ending, "is not ready")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ async def _wait(scope: Scope, wait: _Wait) -> Report:
         fell = is_over and _fell(picture, wait.began)
         ending = Ending.MEMBER_EXITED if fell else Ending.NOT_READY
         happened = "" if fell else f"is not ready after {picture.elapsed_s:.1f} s"
-        trouble = await _trouble_of(scope, picture, ending, happened)
+        trouble = await _trouble_of(scope, picture, lookout.pace, (ending, happened))
         report = replace(report_of(picture, lookout.timeline, lookout.opened, ending), trouble=trouble)
         timeline = tuple(lookout.timeline)
         scene = evidence.Scene(ending.value, picture.deployment, picture, report, timeline)
@@ -197,8 +198,9 @@ async def _forgive(scope: Scope, wait: _Wait, lookout: Lookout, picture: Picture
     for member in picture.deployment.members:
         if not _has_fallen(picture, member, wait.began):
             continue
-        cause = await _cause_of(scope, picture.deployment, member)
-        is_race = cause is not None and cause.name == causes.TIMESTAMP_RACE
+        words = await _last_words(scope, picture.deployment, member, ends.LINES)
+        cause = ends.cause_of(_ended(member, words.lines))
+        is_race = cause is not None and cause.name == ends.TIMESTAMP_RACE
         if member.role is not Role.TIKV or not is_race or lookout.has_forgiven(member.name):
             return False
         races.append((member, cause))
@@ -259,16 +261,21 @@ async def _save(scope: Scope, scene: evidence.Scene) -> str:
 # --- what is wrong, told so that one can go on from there ------------------------------------------------------------
 
 
-async def _trouble_of(scope: Scope, picture: Picture, ending: Ending, happened: str) -> Trouble:
-    """The first closed gate, what it lacks, the last reading, the culprit's last words, the cause of an end and the
-    next command."""
+async def _trouble_of(scope: Scope, picture: Picture, pace: Pace, end: tuple[Ending, str]) -> Trouble:
+    """The first closed gate, what it lacks, the last reading, the culprit's last words, the cause and the next
+    command. `end` is how the flow ended, and what happened in words if no member's end is to be told."""
+    ending, happened = end
     verdict = picture.readiness.first_closed
     assert verdict is not None, "only a picture that is not ready has a trouble"
     deployment = picture.deployment
+    tails = await _all_last_words(scope, deployment)
+    cause = _cause_of(picture, pace, {name: tail.lines for name, tail in tails.items()})
     fallen = [m for m in deployment.members if _has_fallen(picture, m, picture.observation.started.since or 0.0)]
+    told = [m for m in deployment.members if cause is not None and m.name in cause.members[:1]]
     named = [m for m in deployment.members if m.name in verdict.members[:1]]
-    culprit = next(iter((fallen if ending is Ending.MEMBER_EXITED else []) or named), None)
-    words = await _last_words(scope, deployment, culprit, LAST_LINES) if culprit else LogTail("", ())
+    fell = sorted(fallen, key=lambda member: member not in told) if ending is Ending.MEMBER_EXITED else []
+    culprit = next(iter(fell or told or named), None)
+    words = tails[culprit.name] if culprit else LogTail("", ())
     lacks = tuple(lack.text for lack in verdict.lacks)
     subject = happened or _end_words(culprit)
     text = f"{deployment.name} {subject}: gate {verdict.gate} is {_closed_words(verdict)}: {lacks[0]}"
@@ -282,12 +289,26 @@ async def _trouble_of(scope: Scope, picture: Picture, ending: Ending, happened: 
         last_reading=_last_reading(verdict),
         culprit=culprit.name if culprit else "",
         log_path=words.where,
-        log_lines=words.lines,
-        cause=await _cause_of(scope, deployment, culprit) if culprit else None,
+        log_lines=words.lines[-LAST_LINES:],
+        cause=cause,
         next_command=_next_command(deployment, verdict, culprit),
         state=_state_words(deployment),
         is_down=is_down,
     )
+
+
+def _cause_of(picture: Picture, pace: Pace, words: Mapping[str, tuple[str, ...]]) -> Cause | None:
+    deployment, since = picture.deployment, picture.observation.started.since or 0.0
+    ended = [m for m in deployment.members if m.is_down or _has_fallen(picture, m, since)]
+    told = tuple(_ended(member, words[member.name]) for member in ended)
+    option = name_option(deployment.name)
+    return causes.cause_of(Scene(picture.observation, picture.readiness, told, words, pace, option))
+
+
+async def _all_last_words(scope: Scope, deployment: Deployment) -> dict[str, LogTail]:
+    """Enough of every member's log to look for a cause in."""
+    tails = await asyncio.gather(*(_last_words(scope, deployment, one, ends.LINES) for one in deployment.members))
+    return {member.name: tail for member, tail in zip(deployment.members, tails, strict=True)}
 
 
 async def _last_words(scope: Scope, deployment: Deployment, member: DeployedMember, lines: int) -> LogTail:
@@ -300,24 +321,20 @@ async def _last_words(scope: Scope, deployment: Deployment, member: DeployedMemb
     return next((tail for tail in reversed(tails) if tail.lines), tails[-1] if tails else LogTail("", ()))
 
 
-async def _cause_of(scope: Scope, deployment: Deployment, member: DeployedMember) -> Cause | None:
-    """Why the member ended, when that is known."""
+def _ended(member: DeployedMember, lines: tuple[str, ...]) -> Ended:
     end = member.exit
-    if end is None or end.asked:
-        return None
-    words = await _last_words(scope, deployment, member, causes.LINES)
-    return causes.cause_of(
-        causes.Ended(
-            member=member.name,
-            role=member.role,
-            code=end.code,
-            signal=end.signal,
-            is_asked=end.asked,
-            is_oom=end.is_oom,
-            note=end.note,
-            in_container=member.container is not None,
-            lines=words.lines,
-        )
+    assert end is not None
+    return Ended(
+        member=member.name,
+        role=member.role,
+        code=end.code,
+        signal=end.signal,
+        is_asked=end.asked,
+        is_oom=end.is_oom,
+        note=end.note,
+        in_container=member.container is not None,
+        lines=lines,
+        at=end.at,
     )
 
 

@@ -1,184 +1,607 @@
-"""Why did a member end? A catalogue of named causes, each found by what the runtime saw and what the log says.
+"""Why is the cluster not healthy? The catalogue of causes, and the one that is named.
 
-Rules: an end is looked at with its facts first (out of memory, a signal from outside) and with its last log lines
-after that; the catalogue is in order, a root before what follows from it, and the first that fits is named. Log lines
-support a cause and never make a gate pass. What fits nothing has no cause: nobody guesses. The words that are looked
-for are the servers' own (TiKV and PD 6.0 to 8.5, the etcd inside PD, the emulated members).
+Rules: a cause is looked for when a gate is closed, over one scene: the observation and its verdicts, the members'
+ends, their last log lines, and how the wait went. The catalogue is in order, a root before what follows from it, and
+the first entry that fits is the cause: what a member itself says of its end, then what happened to the whole machine,
+then lost quorums, then members that somebody ended or paused, then what ails members that run, then what PD says of
+stores, and last what nothing but time tells. Log lines support a cause and never make a gate pass. What fits nothing
+is `unknown`, with the first thing that is lacking; nobody guesses.
 
-Not here: reading logs, and what to do automatically.
+Not here: reading logs, measuring the wait, and what to do automatically.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from drillyard.topology import Role
+from drillyard.judge import ends
+from drillyard.judge.ends import KEPT, Cause
+from drillyard.judge.readiness import CLOCK_SKEW_S, DISCONNECTED_S, PD_PROBES
+from drillyard.judge.scene import STAMP, Scene, logged_at
+from drillyard.observation import (
+    CountSeen,
+    DataPathSeen,
+    PdHealthSeen,
+    PdMembersSeen,
+    Probe,
+    SelfSeen,
+    StoreSeen,
+    TimestampsSeen,
+)
+from drillyard.topology import Role, quorum
 
-CRASHES = {4, 5, 6, 7, 8, 11, 31}  # SIGILL, TRAP, ABRT, BUS, FPE, SEGV, SYS: what a program brings upon itself
-TIMESTAMP_RACE = "timestamp-race"
-LINES = 200  # how much of a log is worth looking at
-_WELCOME = re.compile(r"Welcome to (?:TiKV|Placement Driver)")
+UNKNOWN = "unknown"
+SLEPT_S = 3.0  # nobody looks for so long by chance: our own longest answer takes less
+CLOCK_SET_S = 2.0  # NTP slews, and never steps so far
+QUIET_S = 5.0  # with nothing new for so long, a start is no longer slow but stuck
+STARTING_S = 120.0  # a member that has run for longer is not starting any more
+ELECTION_S = 10.0  # PD members that have run for less may still be electing
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """One member's end as the runtime saw it, and its last log lines."""
+class Found:
+    """What a signature found: the members it is about, and what fills {found} in the entry's text."""
 
-    member: str
-    role: Role
-    code: int | None
-    signal: int | None
-    is_asked: bool
-    is_oom: bool = False
-    note: str = ""
-    in_container: bool = False
-    lines: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
+    found: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
-    """A known reason: its stable name, one plain sentence, and what to do."""
+class Known:
+    """One entry: its name, what it is recognised by (for people), its signature, and what is told when it fits.
+    {who}, {found}, {first} (a member) and {option} are filled in."""
 
     name: str
+    shows: str
+    sign: Callable[[Scene], Found | None]
     text: str
+    data: str
     mend: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    name: str
-    pattern: str
-    text: str
-    mend: str
+def cause_of(scene: Scene) -> Cause | None:
+    """The cause of what is wrong; None when every gate holds, or nothing runs because somebody asked for that."""
+    if scene.readiness.is_ready:
+        return None
+    told = _told_by_an_end(scene)
+    if told is not None:
+        return told
+    is_down = not any(scene.process(one.name).running for one in scene.observation.started.members)
+    for known in CATALOGUE:
+        found = known.sign(scene) if known.sign in _OF_ENDS or not is_down else None
+        if found is not None:
+            return _filled(known, found, scene.option)
+    if is_down:
+        return None
+    closed = scene.readiness.first_closed
+    assert closed is not None
+    lack = closed.lacks[0].text
+    text = f"no known cause fits; gate {closed.gate} lacks this first: {lack}"
+    mend = f"look at the evidence, and wait if something moves: `drillyard verify --wait{scene.option}`"
+    return Cause(UNKNOWN, text, "not known", mend, closed.members)
 
 
-# {member} and {found} (the words that matched) are filled in. Read from the top: the first that fits is the cause.
-_KNOWN: tuple[_Known, ...] = (
-    _Known(
-        "removed",
-        r"its container was removed",
-        "{member} has no container any more: somebody removed it",
-        "`drillyard down`, then `drillyard up`: its data is in a volume and stays",
+def is_telling(line: str) -> bool:
+    """Whether a log line matters to somebody who looks for a cause: the server complains, or the catalogue knows it."""
+    return _LEVEL.search(line) is not None or any(
+        re.search(pattern, line, re.IGNORECASE) for pattern in (*_WORDS, *(kind.pattern for kind in ends.KINDS))
+    )
+
+
+def _filled(known: Known, found: Found, option: str) -> Cause:
+    first = found.members[0] if found.members else ""
+    words = {"who": join(found.members), "found": found.found, "first": first, "option": option}
+    text, data, mend = (part.format(**words) for part in (known.text, known.data, known.mend))
+    return Cause(known.name, text, data, mend, found.members)
+
+
+def _told_by_an_end(scene: Scene) -> Cause | None:
+    """What a member that ended unasked says of it, or the kernel: the first row of the table that fits any, and of the
+    members that it fits the one that ended first."""
+    order = {name: at for at, name in enumerate(("out-of-memory", *(kind.name for kind in ends.KINDS)))}
+    unasked = sorted((one for one in scene.ends if not one.is_asked), key=lambda one: one.at)
+    told = [cause for one in unasked if (cause := ends.told_by_kernel(one) or ends.told_by_words(one)) is not None]
+    return min(told, key=lambda cause: order[cause.name]) if told else None
+
+
+# --- signatures: the machine -----------------------------------------------------------------------------------------
+
+
+def _slept(scene: Scene) -> Found | None:
+    slept_s = scene.pace.slept_s
+    return Found(found=f"{slept_s:.0f} s") if slept_s >= SLEPT_S else None
+
+
+def _clock(scene: Scene) -> Found | None:
+    """A clock was set here, PD's timestamps are not of this time, or PD calls Up a store whose heartbeat is, by our
+    clock, older than what PD calls Disconnected, or still to come."""
+    set_s = scene.pace.clock_set_s
+    if abs(set_s) >= CLOCK_SET_S:
+        return Found(found=f"this machine's clock was set {_away(set_s, 'forwards', 'back')}")
+    reading = scene.observation.once(Probe.TIMESTAMPS)
+    seen = scene.observation.answer_once(Probe.TIMESTAMPS, TimestampsSeen)
+    if reading is not None and seen is not None:
+        ahead_s = seen.second[0] / 1000 - reading.answered_at
+        if abs(ahead_s) > CLOCK_SKEW_S:
+            who = (reading.member,) if reading.member else ()
+            return Found(who, f"PD's timestamps are {_away(ahead_s, 'ahead of', 'behind')} this machine's clock")
+    listed = scene.observation.once(Probe.STORES)
+    for member in scene.tikvs:
+        store = scene.store(member)
+        if listed is None or store is None or store.state != "Up" or not store.last_heartbeat:
+            continue
+        ahead_s = store.last_heartbeat - listed.answered_at
+        if ahead_s > CLOCK_SKEW_S or ahead_s < -(DISCONNECTED_S + CLOCK_SKEW_S):
+            said = f"PD calls {member.name} Up by a heartbeat that is {_away(ahead_s, 'ahead of', 'behind')}"
+            return Found((listed.member,), f"{said} this machine's clock")
+    return None
+
+
+# --- signatures: PD as a whole ---------------------------------------------------------------------------------------
+
+
+def _foreign(scene: Scene) -> Found | None:
+    for verdict in scene.readiness.verdicts:
+        for lack in verdict.lacks:
+            if "foreign cluster" in lack.text:
+                return Found(lack.members, lack.text)
+    return None
+
+
+def _pd_quorum_lost(scene: Scene) -> Found | None:
+    """Too few PD run; or too few answer at all while one that does says that it cannot serve."""
+    names = [pd.name for pd in scene.pds]
+    gone = [name for name in names if not scene.runs(name) and not scene.process(name).held_back]
+    if names and len(names) - len(gone) < quorum(len(names)):
+        return Found(tuple(gone), _states(scene, gone))
+    silent = [name for name in names if not scene.runs(name) or not scene.answers(name, PD_PROBES)]
+    is_told = any(_own_word(scene, name) is False for name in names if name not in silent)
+    if is_told and len(names) - len(silent) < quorum(len(names)):
+        return Found(tuple(silent), _states(scene, silent))
+    return None
+
+
+def _region_quorum_lost(scene: Scene) -> Found | None:
+    """So many stores are gone that a region with all its replicas on them has no quorum left."""
+    replicas = scene.observation.answer_once(Probe.MAX_REPLICAS, CountSeen)
+    count = min(replicas.count if replicas is not None else 3, len(scene.tikvs))
+    gone = [tikv.name for tikv in scene.tikvs if not scene.runs(tikv.name) and not scene.process(tikv.name).held_back]
+    if not count or len(gone) <= count - quorum(count):
+        return None
+    return Found(tuple(gone), _states(scene, gone))
+
+
+def _no_leader(scene: Scene) -> Found | None:
+    """A quorum of PD answers, and no one of them names a leader, though there was time to elect one."""
+    answering = [pd.name for pd in scene.pds if scene.runs(pd.name) and scene.answers(pd.name, PD_PROBES)]
+    views = (scene.observation.answer(Probe.PD_MEMBERS, name, PdMembersSeen) for name in answering)
+    if (
+        not answering
+        or len(answering) < quorum(len(scene.pds))
+        or any(view is not None and view.leader for view in views)
+    ):
+        return None
+    if min(scene.age_s(name) for name in answering) < ELECTION_S:
+        return None
+    return Found(tuple(answering))
+
+
+def _leader_unreachable(scene: Scene) -> Found | None:
+    """The leader answers us; others run and answer for themselves, but not what they must ask the leader for."""
+    views = [scene.observation.answer(Probe.PD_MEMBERS, pd.name, PdMembersSeen) for pd in scene.pds]
+    leaders = {view.leader for view in views if view is not None and view.leader}
+    if len(leaders) != 1:
+        return None
+    leader = leaders.pop()
+    if scene.observation.answer(Probe.PD_HEALTH, leader, PdHealthSeen) is None:
+        return None
+    cut = [
+        pd.name
+        for pd in scene.pds
+        if pd.name != leader
+        and scene.runs(pd.name)
+        and _own_word(scene, pd.name) is not None
+        and scene.failures(pd.name, (Probe.PD_HEALTH,))
+    ]
+    return Found(tuple(cut), leader) if cut else None
+
+
+def _own_word(scene: Scene, pd: str) -> bool | None:
+    own = scene.observation.answer(Probe.PD_SELF, pd, SelfSeen)
+    return own.healthy if own is not None else None
+
+
+# --- signatures: members ---------------------------------------------------------------------------------------------
+
+
+def _paused(scene: Scene) -> Found | None:
+    paused = [one.name for one in scene.observation.started.members if scene.process(one.name).paused]
+    return Found(tuple(paused)) if paused else None
+
+
+def _killed(scene: Scene) -> Found | None:
+    return _signalled(scene, "killed")
+
+
+def _crashed(scene: Scene) -> Found | None:
+    return _signalled(scene, "crashed")
+
+
+def _signalled(scene: Scene, name: str) -> Found | None:
+    unasked = sorted((one for one in scene.ends if not one.is_asked), key=lambda one: one.at)
+    told = [cause for one in unasked if (cause := ends.told_by_signal(one)) is not None and cause.name == name]
+    if not told:
+        return None
+    return Found(tuple(who for cause in told for who in cause.members), "; ".join(cause.text for cause in told))
+
+
+def _unexplained(scene: Scene) -> Found | None:
+    unasked = [one for one in scene.ends if not one.is_asked and ends.cause_of(one) is None]
+    how = [f"{one.member} ended{f' with exit code {one.code}' if one.code is not None else ''}" for one in unasked]
+    return Found(tuple(one.member for one in unasked), "; ".join(how)) if unasked else None
+
+
+def _stopped(scene: Scene) -> Found | None:
+    asked = [one for one in scene.ends if one.is_asked and not scene.process(one.member).running]
+    how = [f"{one.member} was {'killed' if one.signal == 9 else 'stopped'} on request" for one in asked]
+    return Found(tuple(one.member for one in asked), "; ".join(how)) if asked else None
+
+
+def _by_words(pattern: str, *, everywhere: bool = False) -> Callable[[Scene], Found | None]:
+    """A signature: a member that runs and keeps a gate closed said this in the last minute (`everywhere`: any that
+    runs, because one member's trouble closes the gates of others)."""
+
+    def sign(scene: Scene) -> Found | None:
+        named = scene.named()
+        members = [one.name for one in scene.observation.started.members]
+        for name in (*named, *(members if everywhere else ())):
+            for line in scene.recent(name) if name in members and scene.runs(name) else ():
+                found = re.search(pattern, line, re.IGNORECASE)
+                if found is not None:
+                    return Found((name,), found[0].strip(' "[]\\'))
+        return None
+
+    return sign
+
+
+def _full(scene: Scene) -> Found | None:
+    """A store refuses a write for lack of space, or a member that runs says so."""
+    seen = scene.observation.answer_once(Probe.DATA_PATH, DataPathSeen)
+    if seen is not None and seen.store and re.search(_DISK_FULL, seen.reason, re.IGNORECASE):
+        return Found((seen.store,), seen.reason)
+    return _by_words(_DISK_FULL)(scene)
+
+
+def _store_is(*states: str) -> Callable[[Scene], Found | None]:
+    """A signature: PD says so of a store whose process runs."""
+
+    def sign(scene: Scene) -> Found | None:
+        stores = [(member, scene.store(member)) for member in scene.tikvs if scene.runs(member.name)]
+        found = [(member.name, store) for member, store in stores if store is not None and store.state in states]
+        if not found:
+            return None
+        since = (f"{name}: {_heard(scene, store)}" for name, store in found)
+        return Found(tuple(name for name, _ in found), ", ".join(since))
+
+    return sign
+
+
+def _low_space(scene: Scene) -> Found | None:
+    stores = [(member.name, scene.store(member)) for member in scene.tikvs]
+    low = [(name, store) for name, store in stores if store is not None and store.is_low_on_space]
+    is_short = any("replicas" in lack.text for verdict in scene.readiness.verdicts for lack in verdict.lacks)
+    if not low or not is_short:
+        return None
+    left = ", ".join(f"{name} has {store.available / store.capacity:.0%} left" for name, store in low)
+    return Found(tuple(name for name, _ in low), left)
+
+
+def _not_serving(scene: Scene) -> Found | None:
+    """Alive, and by its own word well, or long past its start; but it does not do its work."""
+    seen = scene.observation.once(Probe.DATA_PATH)
+    if seen is not None and seen.failure is not None:
+        at = next((tikv.name for tikv in scene.tikvs if f" at {tikv.name}" in seen.failure.text), "")
+        own = scene.observation.answer(Probe.STORE_SELF, at, SelfSeen) if at else None
+        if at and scene.runs(at) and own is not None and own.healthy:
+            return Found((at,), seen.failure.text)
+    for name in scene.named():
+        failed = _own_failures(scene, name)
+        if failed and scene.runs(name) and scene.age_s(name) > STARTING_S:
+            return Found((name,), failed[0])
+    return None
+
+
+def _slow_start(scene: Scene) -> Found | None:
+    starting = _starting(scene)
+    moving = [name for name in starting if not _is_stuck(scene, name)]
+    if not moving or len(moving) < len(starting):
+        return None
+    return Found(tuple(moving), f"{min(scene.age_s(name) for name in moving):.1f} s")
+
+
+def _hang(scene: Scene) -> Found | None:
+    stuck = [name for name in _starting(scene) if _is_stuck(scene, name)]
+    return Found(tuple(stuck), f"{min(_quiet_s(scene, name) for name in stuck):.0f} s") if stuck else None
+
+
+def _starting(scene: Scene) -> list[str]:
+    """Members that run, were started lately, and keep a gate closed."""
+    named = scene.named() or tuple(one.name for one in scene.observation.started.members)
+    return [
+        name
+        for name in named
+        if scene.runs(name) and scene.process(name).started_at > 0 and scene.age_s(name) <= STARTING_S
+    ]
+
+
+def _is_stuck(scene: Scene, name: str) -> bool:
+    return _quiet_s(scene, name) >= QUIET_S
+
+
+def _quiet_s(scene: Scene, name: str) -> float:
+    """For how long the member has shown nothing new: no change in the picture while it was waited for, no log line of a
+    kind that it had not written before in this run (a loop that tries again says the same again)."""
+    now = scene.observation.at
+    newest, kinds = scene.process(name).started_at, set[str]()
+    for line in ends.of_last_run(scene.words.get(name, ())):
+        kind = re.sub(r"[\d.:/+-]+", "", STAMP.sub("", line))
+        if kind not in kinds:
+            kinds.add(kind)
+            newest = max(newest, logged_at(line, newest))
+    quiet_s = now - newest
+    return min(quiet_s, scene.pace.quiet_s) if scene.pace.waited_s else quiet_s
+
+
+def _own_failures(scene: Scene, name: str) -> list[str]:
+    role = next((one.role for one in scene.observation.started.members if one.name == name), None)
+    return scene.failures(name, PD_PROBES if role is Role.PD else (Probe.STORE_SELF,))
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+_LEVEL = re.compile(r"\[(?:WARN|ERROR|FATAL|CRITICAL|PANIC)\]|\bpanic(?:ked)?\b", re.IGNORECASE)
+_DISK_FULL = r"no space left on device.*|disk ?(?:is )?full.*|mvcc: database space exceeded|nospace"
+_OPEN_FILES = r"too many open files.*"
+# etcd's words (its WAL, its apply loop), TiKV's (raftstore's slow score) and the emulated members'.
+_SLOW_DISK = r"slow fdatasync.*|sync duration of .*|apply request took too long.*|detected slow store.*|disk stall.*"
+_WORDS = (_DISK_FULL, _OPEN_FILES, _SLOW_DISK)
+
+
+def join(names: Iterable[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    *others, last = [*names] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _states(scene: Scene, names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {_state(scene, name)}" for name in names)
+
+
+def _state(scene: Scene, name: str) -> str:
+    seen = scene.process(name)
+    if seen.running:
+        return "is paused" if seen.paused else "does not answer"
+    end = next((one for one in scene.ends if one.member == name), None)
+    by = "on request" if seen.asked else "by somebody else" if end is not None and end.signal is not None else ""
+    how = "was killed" if seen.signal == 9 else "was stopped" if seen.asked else "ended"
+    return f"{how} {by}".strip()
+
+
+def _heard(scene: Scene, store: StoreSeen) -> str:
+    listed = scene.observation.once(Probe.STORES)
+    if not store.last_heartbeat or listed is None:
+        return "PD never heard of it"
+    return f"PD heard of it last {max(0.0, listed.answered_at - store.last_heartbeat):.0f} s ago"
+
+
+def _away(seconds: float, forwards: str, backwards: str) -> str:
+    return f"{abs(seconds):.0f} s {forwards if seconds > 0 else backwards}"
+
+
+# --- the catalogue, in order -----------------------------------------------------------------------------------------
+
+START = "`drillyard start {first}{option}`"
+WAIT = "`drillyard verify --wait{option}`"
+NOTHING_LOST = "nothing acknowledged is lost"
+
+CATALOGUE: tuple[Known, ...] = (
+    Known(
+        "machine-slept",
+        "Nothing was heard or done here for seconds in the middle of a wait.",
+        _slept,
+        "this machine, or drillyard on it, stood still for {found} (asleep, suspended or frozen)",
+        f"{NOTHING_LOST}; members that slept hold elections when they wake, and leases and timeouts have run out",
+        f"{WAIT}: a cluster that only slept comes back by itself",
     ),
-    _Known(
-        "wrong-architecture",
-        r"exec format error",
-        "{member} cannot run: its program is made for another architecture than this machine's",
-        "name a multi-architecture image, such as pingcap/pd and pingcap/tikv",
+    Known(
+        "clock-jump",
+        "A clock was set during the wait, PD's timestamps are not of this machine's time, or PD calls a store Up by a "
+        "heartbeat that cannot be of now.",
+        _clock,
+        "a clock has jumped: {found}",
+        "timestamps never go back, so no order is broken; time to live and GC act too early or too late, and PD judges "
+        "stores by a wrong clock",
+        "set the clocks right (NTP), on this machine and where PD runs; then restart PD, its leader last",
     ),
-    _Known(
-        "port-taken",
-        r"port is already allocated.*|address already in use.*|maybe another instance is binding with this address.*",
-        "{member} cannot listen: {found}",
-        "stop what listens there, or choose another port",
+    Known(
+        "foreign-cluster",
+        "Who answers at our addresses has another cluster id, or members that we did not start.",
+        _foreign,
+        "another cluster answers in this one's place: {found}",
+        "nothing of this cluster is read or written there; do not write through these addresses",
+        "see who listens there (`drillyard status{option}`), and that each data directory is this cluster's own",
     ),
-    _Known(
-        "cannot-run",
-        r"could not be started: (?P<found>.*)|cannot run \S+: .*|executable file not found.*|exec: .*no such file.*",
-        "{member} could not be started: {found}",
-        "see that the image or the executable holds the server",
+    Known(
+        "pd-quorum-lost",
+        "So many PD do not run or do not answer that the rest is no majority.",
+        _pd_quorum_lost,
+        "PD has lost its quorum: {found}",
+        f"{NOTHING_LOST}; reads and writes go on for a while with what clients know, but no timestamp is granted, "
+        "nothing is moved and no new client gets in",
+        f"bring back a majority: {START}",
     ),
-    _Known(
-        "bad-flag",
-        r"unknown (?:shorthand )?flag:? .*|Found argument .* which wasn't expected.*|flag provided but not defined: .*"
-        r"|parse cmd flags error.*|unknown argument .*",
-        "{member} refuses a flag: {found}",
-        "take the flag out, or write it as the server knows it",
+    Known(
+        "region-quorum-lost",
+        "More stores are gone than a region can lose replicas.",
+        _region_quorum_lost,
+        "regions have lost their quorum: {found}",
+        "what was acknowledged is on the disks of the stores that are gone; regions with most replicas there neither "
+        "read nor write until one is back",
+        f"bring one back: {START}",
     ),
-    _Known(
-        "bad-config",
-        r"unknown key .*|invalid configuration: .*|invalid auto generated configuration file.*"
-        r"|unknown configuration options: .*",
-        "{member} refuses its configuration: {found}",
-        "mend the setting that it names",
+    Known(
+        "crashed",
+        "A member was ended by a signal that a program brings upon itself (SIGSEGV, SIGABRT, …).",
+        _crashed,
+        "{found}",
+        KEPT,
+        f"see its last lines (`drillyard logs {{first}}{{option}}`), then {START}",
     ),
-    _Known(
-        "cluster-id-mismatch",
-        r"cluster ID mismatch.*|no longer belongs to cluster .*",
-        "{member} holds the data of another cluster: {found}",
-        "give it the PD that its data belongs to, or start all members empty (`drillyard down --delete-data`)",
+    Known(
+        "killed",
+        "A member was ended by a signal, and not through drillyard.",
+        _killed,
+        "{found}",
+        KEPT,
+        START,
     ),
-    _Known(
-        "pd-data-lost",
-        r"has already been bootstrapped|member count is unequal|error validating peerURLs.*"
-        r"|has been permanently removed from the cluster",
-        "{member} does not fit the PD cluster that is there: {found}",
-        "start all PD with the data of one cluster, or all of them empty",
+    Known(
+        UNKNOWN,
+        "A member ended, nobody asked for it, and nothing that is known fits its end or the rest.",
+        _unexplained,
+        "{found}, and nothing known fits",
+        KEPT,
+        f"see its last lines (`drillyard logs {{first}}{{option}}`), then {START}",
     ),
-    _Known(
-        "duplicate-store-address",
-        r"duplicated store address.*",
-        "{member} has the address of another store: {found}",
-        "give it an address of its own, or delete the old store in PD (`pd-ctl store delete`)",
+    Known(
+        "paused",
+        "A member's process is stopped (SIGSTOP) or its container paused.",
+        _paused,
+        "{who} is paused: the process is there and does nothing",
+        f"{KEPT}; its regions elect other leaders meanwhile",
+        "`drillyard resume {first}{option}`",
     ),
-    _Known(
-        "store-tombstone",
-        r"store is tombstone.*",
-        "{member} was removed from the cluster for good: {found}",
-        "start it with an empty data directory: it comes back as a new store",
+    Known(
+        "stopped",
+        "A member was stopped or killed through drillyard.",
+        _stopped,
+        "{found}",
+        KEPT,
+        START,
     ),
-    _Known(
-        "open-files",
-        r"maximum number of open file descriptors is too small.*",
-        "{member} may open too few files: {found}",
-        "raise the limit (ulimits.nofile in the Compose file, `ulimit -n` elsewhere) to 82920 or more",
-    ),
-    _Known(
-        "data-in-use",
-        r"maybe another instance is using this directory.*|file already locked.*",
-        "{member} finds its data directory in use by another process",
-        "end the other process; one directory serves one member",
-    ),
-    _Known(
-        "not-its-data",
-        r"is no data directory of an emulated member.*",
-        "{member} does not take what is in its data directory for its own: {found}",
-        "give it an empty directory",
-    ),
-    _Known(
+    Known(
         "disk-full",
-        r"no space left on device.*|storage failed \(disk-full\).*|mvcc: database space exceeded",
-        "{member} has no disk space left",
-        "free some, then start it again",
+        "A store refuses writes, or a member says that its disk is full.",
+        _full,
+        "{who} has no disk space left: {found}",
+        f"{KEPT}; nothing is acknowledged that is not written",
+        "free some space on its disk; a TiKV that ended is started again after that",
     ),
-    _Known(
-        TIMESTAMP_RACE,
-        r"failed to get timestamp from PD.*",
-        "{member} asked for a timestamp before PD could grant one, and gave up",
-        "start it again: PD grants timestamps by now",
+    Known(
+        "open-files",
+        "A member that runs fails for want of file descriptors.",
+        _by_words(_OPEN_FILES, everywhere=True),
+        "{who} may open too few files: {found}",
+        KEPT,
+        "raise the limit (ulimits.nofile in the Compose file, `ulimit -n` elsewhere) to 82920 or more and restart it",
+    ),
+    Known(
+        "slow-disk",
+        "A member reports syncs that take far too long, while a gate is closed.",
+        _by_words(_SLOW_DISK, everywhere=True),
+        "the disk of {who} is slow: {found}",
+        f"{NOTHING_LOST}: a write is acknowledged when it is synced, however long that takes",
+        "see what else writes to that disk (`iostat -x 1`), or put the data directory on a faster one",
+    ),
+    Known(
+        "pd-no-leader",
+        "A quorum of PD answers, long enough after its start, and none names a leader.",
+        _no_leader,
+        "PD has no leader, though {who} answer: they cannot agree on one",
+        f"{NOTHING_LOST}; no timestamp is granted and nothing is moved until one leads",
+        "see that the PD members reach each other's peer addresses (`drillyard logs {first}{option}`)",
+    ),
+    Known(
+        "pd-leader-unreachable",
+        "PD's leader answers us, and other PD run, but fail in what they must ask the leader for.",
+        _leader_unreachable,
+        "{who} cannot reach the PD leader {found}, which answers from here",
+        f"{NOTHING_LOST}; clients that ask {{who}} get errors or old answers",
+        "see the way from there to the leader's client address (network, firewall, name resolution)",
+    ),
+    Known(
+        "store-tombstone",
+        "PD has buried a store whose process runs.",
+        _store_is("Tombstone"),
+        "{who} was removed from the cluster for good, and still runs",
+        "its replicas were moved to other stores before; what is on its disk is out of date",
+        "stop it; with an empty data directory it comes back as a new store",
+    ),
+    Known(
+        "store-offline",
+        "PD is moving everything away from a store, because somebody asked to remove it.",
+        _store_is("Offline"),
+        "{who} is being removed: PD moves its replicas to other stores",
+        f"{NOTHING_LOST}: a replica goes when another has taken its place; with too few other stores that never ends",
+        f"let it finish, or take the removal back in PD (`store cancel-delete`); {WAIT}",
+    ),
+    Known(
+        "store-down",
+        "PD has not heard of a store for longer than max-store-down-time, though its process runs.",
+        _store_is("Down"),
+        "PD has given {who} up, though it runs: {found}",
+        f"{KEPT}; PD makes new replicas elsewhere, if there is a store to hold them",
+        "see the way from there to PD (`drillyard logs {first}{option}`): it comes back with its first heartbeat",
+    ),
+    Known(
+        "store-disconnected",
+        "PD has not heard of a store for 20 s, though its process runs.",
+        _store_is("Disconnected"),
+        "PD does not hear {who}, though it runs: {found}",
+        f"{KEPT}; nothing is moved yet",
+        "see the way from there to PD (`drillyard logs {first}{option}`): it comes back with its first heartbeat",
+    ),
+    Known(
+        "low-space",
+        "Replicas are missing, and a store has so little space left that PD places nothing there.",
+        _low_space,
+        "PD places no replica on a store that is low on space: {found}",
+        f"{NOTHING_LOST}, but regions have fewer replicas than they should: fewer failures are survived",
+        "free some space there, or add a store",
+    ),
+    Known(
+        "not-serving",
+        "A member runs, and by its own word well or long past its start, but does not answer its clients.",
+        _not_serving,
+        "{who} is alive but does not serve: {found}",
+        KEPT,
+        "see its last lines (`drillyard logs {first}{option}`), then `drillyard restart {first}{option}`",
+    ),
+    Known(
+        "hang",
+        "A member was started, does not serve yet, and nothing new is seen of it: no change, no new kind of log line.",
+        _hang,
+        "{who} was started and is stuck: nothing new for {found}",
+        "its data was not touched while it does not serve",
+        "see its last lines (`drillyard logs {first}{option}`), then `drillyard restart {first}{option}`",
+    ),
+    Known(
+        "slow-start",
+        "Members were started lately, and something moves.",
+        _slow_start,
+        "{who} started {found} ago and is still on its way",
+        NOTHING_LOST,
+        f"keep waiting: {WAIT}",
     ),
 )
 
 
-def cause_of(ended: Ended) -> Cause | None:
-    """The cause of an end that nobody asked for; None when there is none to name."""
-    if ended.is_asked:
-        return None
-    if ended.is_oom:
-        mend = "give it more (PD_MEMORY, TIKV_MEMORY)" if ended.in_container else "give it more memory"
-        return Cause("out-of-memory", f"{ended.member} was ended by the kernel: it used all the memory it may", mend)
-    lines = (ended.note, *reversed(_of_last_run(ended.lines)))
-    for known in _KNOWN:
-        for line in lines:
-            found = re.search(known.pattern, line, re.IGNORECASE)
-            if found is not None:
-                words = (found.groupdict().get("found") or found[0]).strip(' "[]\\')
-                return Cause(known.name, known.text.format(member=ended.member, found=words), known.mend)
-    return _signalled(ended)
+_OF_ENDS = (_crashed, _killed, _unexplained)
 
 
-def _of_last_run(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """The lines since the server last introduced itself: what an earlier run died of is not the cause of this end."""
-    starts = [at for at, line in enumerate(lines) if _WELCOME.search(line)]
-    return lines[starts[-1] :] if starts else lines
-
-
-def _signalled(ended: Ended) -> Cause | None:
-    if ended.signal is None and "through Docker" not in ended.note:
-        return None
-    if ended.signal in CRASHES:
-        text = f"{ended.member} crashed with signal {ended.signal}"
-        return Cause("crashed", text, f"see its last lines (`drillyard logs {ended.member}`)")
-    by = "`docker kill` or `docker stop`" if "through Docker" in ended.note else "somebody outside of drillyard"
-    return Cause("killed", f"{ended.member} was ended by {by}", f"`drillyard start {ended.member}`")
+def names() -> tuple[str, ...]:
+    """Every name that a cause may have, in the order of precedence."""
+    told = (*(kind.name for kind in ends.KINDS), *(known.name for known in CATALOGUE))
+    return tuple(dict.fromkeys(("out-of-memory", *told, UNKNOWN)))

@@ -118,6 +118,8 @@ def judge_gate(gate: Gate, observation: Observation) -> Verdict:
 
 
 NOT_ASKED = "not asked yet"
+DISCONNECTED_S = 20.0  # after so long without a heartbeat PD calls a store Disconnected
+CLOCK_SKEW_S = 5.0  # clocks that are further apart are not kept right
 PD_PROBES = (Probe.PD_MEMBERS, Probe.PD_SELF, Probe.PD_HEALTH)
 PROBES_OF: dict[Gate, tuple[Probe, ...]] = {
     Gate.PROCESSES: (Probe.PROCESS,),
@@ -275,6 +277,9 @@ def _lacks_of_store(
         yield Lack(f"{name}: not known when its process started, so not whether its heartbeat is fresh", (name,), False)
     elif store.last_heartbeat < process.started_at:
         yield Lack(f"{name} is Up in PD's list, but has sent no heartbeat since it was started", (name,))
+    if age_s < -CLOCK_SKEW_S:
+        text = f"{name} is Up in PD's list by a heartbeat {-age_s:.0f} s ahead of this machine's clock"
+        yield Lack(f"{text}: not known whether it is fresh", (name,), False)
     if age_s > observation.started.heartbeat_fresh_s:
         yield Lack(f"{name} is Up in PD's list, but its {_heartbeat_words(store, age_s)}", (name,))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from drillyard.judge import causes
-from drillyard.judge.causes import Ended, cause_of
+from drillyard.judge import ends
+from drillyard.judge.ends import Ended, cause_of
 from drillyard.topology import Role
 
 
@@ -216,7 +216,7 @@ def test_the_servers_own_words_name_their_cause(ended: Ended, name: str, text: s
 
 
 def test_every_entry_of_the_catalogue_has_its_words_here() -> None:
-    assert {name for _, name, _ in WORDS} == {known.name for known in causes._KNOWN}
+    assert {name for _, name, _ in WORDS} == {known.name for known in ends.KINDS}
 
 
 @pytest.mark.parametrize(("ended", "name", "text"), WORDS, ids=[f"{case[1]}-{at}" for at, case in enumerate(WORDS)])
