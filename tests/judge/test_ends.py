@@ -170,6 +170,26 @@ WORDS: list[tuple[Ended, str, str]] = [
         "data-in-use",
         "tikv1 finds its data directory in use by another process",
     ),
+    (
+        tikv("/data/tikv1 is in use by pid 4711; stop that process, or name another directory"),
+        "data-in-use",
+        "tikv1 finds its data directory in use by another process",
+    ),
+    (
+        tikv("IO error: While open directory: /data/tikv1/db: Too many open files; look at the disk's health"),
+        "open-files",
+        "tikv1 may open too few files: Too many open files",
+    ),
+    (
+        pd("member pd1 (7) has already been part of this cluster with another data directory than /data/pd1; give"),
+        "pd-data-lost",
+        "has already been part of this cluster with another data directory",
+    ),
+    (
+        pd("pd-server: /etc/pd1.toml: lease: 'often' is not usable; a whole number is wanted", code=2),
+        "bad-config",
+        "pd1 refuses its configuration: lease: 'often' is not usable; a whole number is wanted",
+    ),
     (pd("panic: file already locked (timeout)"), "data-in-use", "pd1 finds its data directory in use"),
     (
         tikv(f'{STAMP} [FATAL] ["/data is no data directory of an emulated member (its format is unknown)"]'),

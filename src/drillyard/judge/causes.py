@@ -156,6 +156,8 @@ def _pd_quorum_lost(scene: Scene) -> Found | None:
     gone = [name for name in names if not scene.runs(name) and not scene.process(name).held_back]
     if names and len(names) - len(gone) < quorum(len(names)):
         return Found(tuple(gone), _states(scene, gone))
+    if not names or min(scene.age_s(name) for name in names) < ELECTION_S:
+        return None  # who was started just now may be silent, and whoever is alone then says so
     silent = [name for name in names if not scene.runs(name) or not scene.answers(name, PD_PROBES)]
     is_told = any(_own_word(scene, name) is False for name in names if name not in silent)
     if is_told and len(names) - len(silent) < quorum(len(names)):

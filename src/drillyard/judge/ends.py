@@ -104,7 +104,7 @@ KINDS: tuple[EndKind, ...] = (
     EndKind(
         "bad-config",
         r"unknown key .*|invalid configuration: .*|invalid auto generated configuration file.*"
-        r"|unknown configuration options: .*",
+        r"|unknown configuration options: .*|-server: \S+\.toml: (?P<found>.*)",
         "{member} refuses its configuration: {found}",
         UNTOUCHED,
         "mend the setting that it names",
@@ -119,7 +119,7 @@ KINDS: tuple[EndKind, ...] = (
     EndKind(
         "pd-data-lost",
         r"has already been bootstrapped|member count is unequal|error validating peerURLs.*"
-        r"|has been permanently removed from the cluster",
+        r"|has been permanently removed from the cluster|has already been part of this cluster with another data.*",
         "{member} does not fit the PD cluster that is there: {found}",
         "what PD knows is safe while a quorum of the other PD has it; this member takes no part",
         "start all PD with the data of one cluster, or all of them empty",
@@ -140,14 +140,14 @@ KINDS: tuple[EndKind, ...] = (
     ),
     EndKind(
         "open-files",
-        r"maximum number of open file descriptors is too small.*",
+        r"maximum number of open file descriptors is too small.*|too many open files.*",
         "{member} may open too few files: {found}",
         UNTOUCHED,
         "raise the limit (ulimits.nofile in the Compose file, `ulimit -n` elsewhere) to 82920 or more",
     ),
     EndKind(
         "data-in-use",
-        r"maybe another instance is using this directory.*|file already locked.*",
+        r"maybe another instance is using this directory.*|file already locked.*|is in use by pid \d+",
         "{member} finds its data directory in use by another process",
         "nothing was written: the lock on the directory keeps two processes from mixing",
         "end the other process; one directory serves one member",
