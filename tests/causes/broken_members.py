@@ -67,5 +67,5 @@ RawKv.put = never
 """
 FEW_FILES = """
 import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+resource.setrlimit(resource.RLIMIT_NOFILE, (28, 28))
 """

@@ -198,7 +198,7 @@ async def _forgive(scope: Scope, wait: _Wait, lookout: Lookout, picture: Picture
     for member in picture.deployment.members:
         if not _has_fallen(picture, member, wait.began):
             continue
-        words = await _last_words(scope, picture.deployment, member, ends.LINES)
+        words = await _last_words(scope, picture.deployment, member)
         cause = ends.cause_of(_ended(member, words.lines))
         is_race = cause is not None and cause.name == ends.TIMESTAMP_RACE
         if member.role is not Role.TIKV or not is_race or lookout.has_forgiven(member.name):
@@ -268,14 +268,14 @@ async def _trouble_of(scope: Scope, picture: Picture, pace: Pace, end: tuple[End
     verdict = picture.readiness.first_closed
     assert verdict is not None, "only a picture that is not ready has a trouble"
     deployment = picture.deployment
-    tails = await _all_last_words(scope, deployment)
-    cause = _cause_of(picture, pace, {name: tail.lines for name, tail in tails.items()})
+    said = await _all_last_words(scope, deployment)
+    cause = _cause_of(picture, pace, {name: words.lines for name, words in said.items()})
     fallen = [m for m in deployment.members if _has_fallen(picture, m, picture.observation.started.since or 0.0)]
     told = [m for m in deployment.members if cause is not None and m.name in cause.members[:1]]
     named = [m for m in deployment.members if m.name in verdict.members[:1]]
     fell = sorted(fallen, key=lambda member: member not in told) if ending is Ending.MEMBER_EXITED else []
     culprit = next(iter(fell or told or named), None)
-    words = tails[culprit.name] if culprit else LogTail("", ())
+    words = said[culprit.name].last if culprit else LogTail("", ())
     lacks = tuple(lack.text for lack in verdict.lacks)
     subject = happened or _end_words(culprit)
     text = f"{deployment.name} {subject}: gate {verdict.gate} is {_closed_words(verdict)}: {lacks[0]}"
@@ -305,20 +305,34 @@ def _cause_of(picture: Picture, pace: Pace, words: Mapping[str, tuple[str, ...]]
     return causes.cause_of(Scene(picture.observation, picture.readiness, told, words, pace, option))
 
 
-async def _all_last_words(scope: Scope, deployment: Deployment) -> dict[str, LogTail]:
-    """Enough of every member's log to look for a cause in."""
-    tails = await asyncio.gather(*(_last_words(scope, deployment, one, ends.LINES) for one in deployment.members))
-    return {member.name: tail for member, tail in zip(deployment.members, tails, strict=True)}
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """The ends of one member's logs: what it says in any of them, and the one that tells its last words."""
+
+    tails: tuple[LogTail, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return tuple(line for tail in self.tails for line in tail.lines)
+
+    @property
+    def last(self) -> LogTail:
+        return next((tail for tail in reversed(self.tails) if tail.lines), self.tails[-1])
 
 
-async def _last_words(scope: Scope, deployment: Deployment, member: DeployedMember, lines: int) -> LogTail:
-    """Where a member said its last words, and those: before its latest end, when nobody asked for that."""
+async def _all_last_words(scope: Scope, deployment: Deployment) -> dict[str, _Words]:
+    words = await asyncio.gather(*(_last_words(scope, deployment, member) for member in deployment.members))
+    return {member.name: one for member, one in zip(deployment.members, words, strict=True)}
+
+
+async def _last_words(scope: Scope, deployment: Deployment, member: DeployedMember) -> _Words:
+    """Enough to look for a cause in: before the member's latest end, when nobody asked for that."""
     ended_at = member.exit.at if member.exit is not None and not member.exit.asked else None
     try:
-        tails = await scope.runtime.tails(deployment.name, member.name, lines, ended_at)
+        tails = await scope.runtime.tails(deployment.name, member.name, ends.LINES, ended_at)
     except RuntimeRefusal as refused:
-        return LogTail(str(refused), ())
-    return next((tail for tail in reversed(tails) if tail.lines), tails[-1] if tails else LogTail("", ()))
+        tails = (LogTail(str(refused), ()),)
+    return _Words(tails or (LogTail("", ()),))
 
 
 def _ended(member: DeployedMember, lines: tuple[str, ...]) -> Ended:

@@ -262,7 +262,7 @@ def _by_words(pattern: str, *, everywhere: bool = False) -> Callable[[Scene], Fo
             for line in scene.recent(name) if name in members and scene.runs(name) else ():
                 found = re.search(pattern, line, re.IGNORECASE)
                 if found is not None:
-                    return Found((name,), found[0].strip(' "[]\\'))
+                    return Found((name,), ends.quoted(found[0]))
         return None
 
     return sign

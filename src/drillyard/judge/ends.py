@@ -18,6 +18,7 @@ from drillyard.topology import Role
 CRASHES = {4, 5, 6, 7, 8, 11, 31}  # SIGILL, TRAP, ABRT, BUS, FPE, SEGV, SYS: what a program brings upon itself
 TIMESTAMP_RACE = "timestamp-race"
 LINES = 200  # how much of a log is worth looking at
+MOST_QUOTED = 240  # characters of a line
 _WELCOME = re.compile(r"Welcome to (?:TiKV|Placement Driver)")
 
 
@@ -196,10 +197,16 @@ def told_by_words(ended: Ended) -> Cause | None:
         for line in lines:
             found = re.search(kind.pattern, line, re.IGNORECASE)
             if found is not None:
-                words = (found.groupdict().get("found") or found[0]).strip(' "[]\\')
+                words = quoted(found.groupdict().get("found") or found[0])
                 text = kind.text.format(member=ended.member, found=words)
                 return Cause(kind.name, text, kind.data, kind.mend, (ended.member,))
     return None
+
+
+def quoted(words: str) -> str:
+    """What a log line says, without the line's own quotes and brackets, and without the stack behind it."""
+    first = words.partition("\\n")[0].strip(' "[]\\')
+    return first if len(first) <= MOST_QUOTED else first[: MOST_QUOTED - 1] + "…"
 
 
 def told_by_signal(ended: Ended) -> Cause | None:
