@@ -69,3 +69,8 @@ FEW_FILES = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (28, 28))
 """
+# No file may grow large: what the storage sees is a full disk.
+SMALL_DISK = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+"""

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broken_members import FEW_FILES, HANG, MUTE, SLOW_CLOCK, SLOW_DISK, SLOW_START, broken
+from broken_members import FEW_FILES, HANG, MUTE, SLOW_CLOCK, SLOW_DISK, SLOW_START, SMALL_DISK, broken
 from shell import Ran, Shell
 
+import tikv
 from drillyard.topology import Role
 
 provokes = pytest.mark.provokes
@@ -266,6 +267,28 @@ def test_data_in_use(drillyard: Shell) -> None:
         other.kill()
         other.wait()
     assert (cause["name"], cause["members"]) == ("data-in-use", ["tikv1"])
+
+
+@provokes("disk-full")
+def test_a_disk_that_fills_up(drillyard: Shell, tmp_path: Path) -> None:
+    bring_up(drillyard, "--tikv-binary", broken(tmp_path / "bin", Role.TIKV, SMALL_DISK, only="tikv1"))
+    endpoints = drillyard("connect").out.splitlines()[0].split(",")
+    with tikv.RawClient(endpoints) as client:
+        for number in range(400):
+            client.put(b"key %d" % number, bytes(50_000))
+            if member(drillyard, "tikv1")["state"] != "running":
+                break
+    cause = check(drillyard)
+    assert (cause["name"], cause["members"]) == ("disk-full", ["tikv1"])
+
+
+@provokes("disk-full")
+def test_a_disk_that_is_too_full_for_writes(drillyard: Shell, tmp_path: Path) -> None:
+    path = drillyard.topology(tikv=1)
+    reserve = 'config = {"storage.reserve-space" = "900TB"}'  # more than any disk here has left
+    path.write_text(path.read_text().replace('name = "tikv0"', f'name = "tikv0"\n{reserve}'))
+    cause = cause_in(up(drillyard, "--topology", str(path), "--timeout", "5"))
+    assert (cause["name"], cause["members"]) == ("disk-full", ["tikv0"])
 
 
 # --- members that run ------------------------------------------------------------------------------------------------

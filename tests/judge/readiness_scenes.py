@@ -118,7 +118,8 @@ def store(name: str, **changes: object) -> Callable[[Observation], Observation]:
 
     def change(observation: Observation) -> Observation:
         stores = []
-        for seen in stores_seen().stores:
+        listed = observation.answer_once(Probe.STORES, StoresSeen) or stores_seen()
+        for seen in listed.stores:
             if seen.address != store_address(name):
                 stores.append(seen)
             elif not changes.get("gone"):

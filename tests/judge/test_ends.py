@@ -213,7 +213,7 @@ WORDS: list[tuple[Ended, str, str]] = [
         "disk-full",
         "tikv1 has no disk space left",
     ),
-    (tikv("storage failed (disk-full): ENOSPC"), "disk-full", "tikv1 has no disk space left"),
+    (tikv("storage failed (disk full): ENOSPC"), "disk-full", "tikv1 has no disk space left"),
     (pd('[error="etcdserver: mvcc: database space exceeded"]'), "disk-full", "pd1 has no disk space left"),
     (
         tikv(

@@ -144,6 +144,7 @@ def test_a_restart_by_hand_during_the_wait_ends_it_too(yard: Shell) -> None:
     assert any(f"lost pd2 (exit code 0, unexpected, {how})" in err for how in seen), err
 
 
+@pytest.mark.provokes("removed")
 def test_a_container_that_was_removed_is_named(yard: Shell) -> None:
     bring_up(yard)
     docker("rm", "-f", container("tikv1"))
@@ -166,6 +167,7 @@ def test_a_flag_that_a_server_refuses(yard: Shell, tmp_path: Path) -> None:
     check_evidence(error["evidence"], "tikv1")
 
 
+@pytest.mark.provokes("out-of-memory")
 def test_too_little_memory(yard: Shell) -> None:
     yard.env["TIKV_MEMORY"] = "12m"
     ran = up(yard)
@@ -251,6 +253,7 @@ def test_a_tikv_that_lost_the_race_for_a_timestamp_is_started_once_more(
         assert any(text.startswith(member) and "started once more" in text for text in told), told
 
 
+@pytest.mark.provokes("timestamp-race")
 def test_a_tikv_that_loses_it_again_is_not(racing_image: Callable[[int], str], yard: Shell) -> None:
     yard.env["TIKV_IMAGE"] = racing_image(9)
     ran = up(yard)
@@ -281,6 +284,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(path)], check=True)
 
 
+@pytest.mark.provokes("low-space")
 def test_a_disk_that_is_nearly_full_is_up_but_not_replicated(yard: Shell, small_disk: Path) -> None:
     yard.env["PD_IMAGE"] = REAL_PD.pd or ""
     for member in ("tikv1", "tikv2"):  # two, because the store that begins has its replica already
@@ -293,6 +297,7 @@ def test_a_disk_that_is_nearly_full_is_up_but_not_replicated(yard: Shell, small_
         assert ran.code == exits.NOT_READY, ran
         error = ran.document["error"]
         assert error["gate"] == "replicated"
+        assert (error["cause"]["name"], error["cause"]["members"]) == ("low-space", ["tikv1", "tikv2"])
         for member in ("tikv1", "tikv2"):
             assert any(f"{member} is low on space" in lack for lack in error["lacks"]), error["lacks"]
     finally:

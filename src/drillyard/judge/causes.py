@@ -3,9 +3,9 @@
 Rules: a cause is looked for when a gate is closed, over one scene: the observation and its verdicts, the members'
 ends, their last log lines, and how the wait went. The catalogue is in order, a root before what follows from it, and
 the first entry that fits is the cause: what a member itself says of its end, then what happened to the whole machine,
-then lost quorums, then members that somebody ended or paused, then what ails members that run, then what PD says of
-stores, and last what nothing but time tells. Log lines support a cause and never make a gate pass. What fits nothing
-is `unknown`, with the first thing that is lacking; nobody guesses.
+then lost quorums, then members that somebody ended or paused, then facts about members that run (full, removed, low on
+space), then what a slow disk or a cut link does, and last what nothing but time tells. Log lines support a cause and
+never make a gate pass. What fits nothing is `unknown`, with the first thing that is lacking; nobody guesses.
 
 Not here: reading logs, measuring the wait, and what to do automatically.
 """
@@ -23,7 +23,6 @@ from drillyard.judge.scene import STAMP, Scene, logged_at
 from drillyard.observation import (
     CountSeen,
     DataPathSeen,
-    PdHealthSeen,
     PdMembersSeen,
     Probe,
     SelfSeen,
@@ -176,28 +175,22 @@ def _region_quorum_lost(scene: Scene) -> Found | None:
 
 
 def _no_leader(scene: Scene) -> Found | None:
-    """A quorum of PD answers, and no one of them names a leader, though there was time to elect one."""
+    """A quorum of PD answers, long enough after its start; and none is leader by its own word too, or all say that
+    they are not healthy, as etcd does without a leader."""
     answering = [pd.name for pd in scene.pds if scene.runs(pd.name) and scene.answers(pd.name, PD_PROBES)]
-    views = (scene.observation.answer(Probe.PD_MEMBERS, name, PdMembersSeen) for name in answering)
-    if (
-        not answering
-        or len(answering) < quorum(len(scene.pds))
-        or any(view is not None and view.leader for view in views)
-    ):
+    if not answering or len(answering) < quorum(len(scene.pds)):
         return None
     if min(scene.age_s(name) for name in answering) < ELECTION_S:
         return None
-    return Found(tuple(answering))
+    is_led = _leader(scene) and any(_own_word(scene, name) is not False for name in answering)
+    return None if is_led else Found(tuple(answering))
 
 
 def _leader_unreachable(scene: Scene) -> Found | None:
-    """The leader answers us; others run and answer for themselves, but not what they must ask the leader for."""
-    views = [scene.observation.answer(Probe.PD_MEMBERS, pd.name, PdMembersSeen) for pd in scene.pds]
-    leaders = {view.leader for view in views if view is not None and view.leader}
-    if len(leaders) != 1:
-        return None
-    leader = leaders.pop()
-    if scene.observation.answer(Probe.PD_HEALTH, leader, PdHealthSeen) is None:
+    """The leader answers us; others run and answer for themselves, but not what they must ask the leader for. The
+    leader's own health list may fail too: it asks every member, and they ask back."""
+    leader = _leader(scene)
+    if not leader or not scene.answers(leader, (Probe.PD_MEMBERS,)):
         return None
     cut = [
         pd.name
@@ -208,6 +201,14 @@ def _leader_unreachable(scene: Scene) -> Found | None:
         and scene.failures(pd.name, (Probe.PD_HEALTH,))
     ]
     return Found(tuple(cut), leader) if cut else None
+
+
+def _leader(scene: Scene) -> str:
+    """The PD leader that is named and does not itself say otherwise: followers remember one that has stepped down."""
+    views = {pd.name: scene.observation.answer(Probe.PD_MEMBERS, pd.name, PdMembersSeen) for pd in scene.pds}
+    named = dict.fromkeys(view.leader for view in views.values() if view is not None and view.leader)
+    agreed = (name for name in named if (own := views.get(name)) is None or own.leader == name)
+    return next(agreed, "")
 
 
 def _own_word(scene: Scene, pd: str) -> bool | None:
@@ -290,6 +291,11 @@ def _store_is(*states: str) -> Callable[[Scene], Found | None]:
     return sign
 
 
+def _buried(scene: Scene) -> Found | None:
+    """PD lists no tombstones unless it is asked for them; the store itself is told with each heartbeat."""
+    return _store_is("Tombstone")(scene) or _by_words(_TOMBSTONE)(scene)
+
+
 def _low_space(scene: Scene) -> Found | None:
     stores = [(member.name, scene.store(member)) for member in scene.tikvs]
     low = [(name, store) for name, store in stores if store is not None and store.is_low_on_space]
@@ -365,9 +371,10 @@ def _own_failures(scene: Scene, name: str) -> list[str]:
 
 _LEVEL = re.compile(r"\[(?:WARN|ERROR|FATAL|CRITICAL|PANIC)\]|\bpanic(?:ked)?\b", re.IGNORECASE)
 _DISK_FULL = r"no space left on device.*|disk ?(?:is )?full.*|mvcc: database space exceeded|nospace"
+_TOMBSTONE = r"store is tombstone"
 _OPEN_FILES = r"too many open files.*"
-# etcd's words (its WAL, its apply loop), TiKV's (raftstore's slow score) and the emulated members'.
-_SLOW_DISK = r"slow fdatasync.*|sync duration of .*|apply request took too long.*|detected slow store.*|disk stall.*"
+# etcd's words (of a sync that took over a second), TiKV's (raftstore's slow score) and the emulated members'.
+_SLOW_DISK = r"slow fdatasync.*|sync duration of .*|detected slow store.*|disk stall.*"
 _WORDS = (_DISK_FULL, _OPEN_FILES, _SLOW_DISK)
 
 
@@ -510,6 +517,30 @@ CATALOGUE: tuple[Known, ...] = (
         "raise the limit (ulimits.nofile in the Compose file, `ulimit -n` elsewhere) to 82920 or more and restart it",
     ),
     Known(
+        "store-tombstone",
+        "PD has buried a store whose process runs, as PD or the store itself says.",
+        _buried,
+        "{who} was removed from the cluster for good, and still runs",
+        "its replicas were moved to other stores before; what is on its disk is out of date",
+        "stop it; with an empty data directory it comes back as a new store",
+    ),
+    Known(
+        "store-offline",
+        "PD is moving everything away from a store, because somebody asked to remove it.",
+        _store_is("Offline"),
+        "{who} is being removed: PD moves its replicas to other stores",
+        f"{NOTHING_LOST}: a replica goes when another has taken its place; with too few other stores that never ends",
+        f"let it finish, or take the removal back in PD (`store cancel-delete`); {WAIT}",
+    ),
+    Known(
+        "low-space",
+        "Replicas are missing, and a store has so little space left that PD places nothing there.",
+        _low_space,
+        "PD places no replica on a store that is low on space: {found}",
+        f"{NOTHING_LOST}, but regions have fewer replicas than they should: fewer failures are survived",
+        "free some space there, or add a store",
+    ),
+    Known(
         "slow-disk",
         "A member reports syncs that take far too long, while a gate is closed.",
         _by_words(_SLOW_DISK, everywhere=True),
@@ -534,22 +565,6 @@ CATALOGUE: tuple[Known, ...] = (
         "see the way from there to the leader's client address (network, firewall, name resolution)",
     ),
     Known(
-        "store-tombstone",
-        "PD has buried a store whose process runs.",
-        _store_is("Tombstone"),
-        "{who} was removed from the cluster for good, and still runs",
-        "its replicas were moved to other stores before; what is on its disk is out of date",
-        "stop it; with an empty data directory it comes back as a new store",
-    ),
-    Known(
-        "store-offline",
-        "PD is moving everything away from a store, because somebody asked to remove it.",
-        _store_is("Offline"),
-        "{who} is being removed: PD moves its replicas to other stores",
-        f"{NOTHING_LOST}: a replica goes when another has taken its place; with too few other stores that never ends",
-        f"let it finish, or take the removal back in PD (`store cancel-delete`); {WAIT}",
-    ),
-    Known(
         "store-down",
         "PD has not heard of a store for longer than max-store-down-time, though its process runs.",
         _store_is("Down"),
@@ -564,14 +579,6 @@ CATALOGUE: tuple[Known, ...] = (
         "PD does not hear {who}, though it runs: {found}",
         f"{KEPT}; nothing is moved yet",
         "see the way from there to PD (`drillyard logs {first}{option}`): it comes back with its first heartbeat",
-    ),
-    Known(
-        "low-space",
-        "Replicas are missing, and a store has so little space left that PD places nothing there.",
-        _low_space,
-        "PD places no replica on a store that is low on space: {found}",
-        f"{NOTHING_LOST}, but regions have fewer replicas than they should: fewer failures are survived",
-        "free some space there, or add a store",
     ),
     Known(
         "not-serving",

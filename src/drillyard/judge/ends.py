@@ -162,7 +162,7 @@ KINDS: tuple[EndKind, ...] = (
     ),
     EndKind(
         "disk-full",
-        r"no space left on device.*|storage failed \(disk-full\).*|mvcc: database space exceeded",
+        r"no space left on device.*|storage failed \(disk.full\).*|mvcc: database space exceeded",
         "{member} has no disk space left",
         KEPT,
         "free some, then start it again",

@@ -77,9 +77,9 @@ class Scene:
         return next((store for store in seen.stores if store.address == member.address), None) if seen else None
 
     def recent(self, name: str) -> tuple[str, ...]:
-        """The log lines of the member's present run, the newest first, none older than a minute."""
+        """Log lines of the member's present run that tell their time, the newest first, none older than a minute."""
         lines = reversed(ends.of_last_run(self.words.get(name, ())))
-        return tuple(line for line in lines if self.observation.at - logged_at(line, self.observation.at) <= RECENT_S)
+        return tuple(line for line in lines if self.observation.at - logged_at(line, 0.0) <= RECENT_S)
 
     def named(self) -> tuple[str, ...]:
         """The members that keep a gate closed."""
