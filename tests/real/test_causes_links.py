@@ -26,11 +26,13 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     shell = Shell(tmp_path_factory.mktemp("cut") / "home")
     shell.env |= {"PD_IMAGE": REAL_PD.pd or "", "TIKV_IMAGE": REAL_PD.tikv or ""}
     shell.env |= zip(("PD_PORT", "TIKV_PORT", "TIKV_STATUS_PORT"), map(str, free_ports(3)), strict=True)
-    ran = shell("up", "--runtime", "compose", "--name", NAME, "--json")
-    assert ran.code == 0, ran
-    yield shell
-    shell("down", "--name", NAME, "--delete-data")
-    remove_project(PROJECT)
+    try:
+        ran = shell("up", "--runtime", "compose", "--name", NAME, "--json")
+        assert ran.code == 0, ran
+        yield shell
+    finally:
+        shell("down", "--name", NAME, "--delete-data")
+        remove_project(PROJECT)
 
 
 @pytest.fixture
