@@ -34,6 +34,7 @@ class Probe(StrEnum):
     PENDING_PEER = "pending-peer"
     LEARNER_PEER = "learner-peer"
     DATA_PATH = "data-path"
+    REGIONS = "regions"  # feeds no gate
 
 
 LOW_SPACE = 0.2  # of a store's capacity
@@ -169,7 +170,54 @@ class DataPathSeen:
     reason: str = ""
 
 
-Answer = ProcessSeen | PdMembersSeen | SelfSeen | PdHealthSeen | TimestampsSeen | StoresSeen | CountSeen | DataPathSeen
+class PeerRole(StrEnum):
+    """A peer's part in its region's quorum, in PD's words. An incoming voter votes in the new half of a joint
+    configuration only, a demoting one in the old half."""
+
+    VOTER = "Voter"
+    LEARNER = "Learner"
+    INCOMING_VOTER = "IncomingVoter"
+    DEMOTING_VOTER = "DemotingVoter"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSeen:
+    peer_id: int
+    store_id: int
+    role: PeerRole
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSeen:
+    """One region as PD has it. `pending` and `down` are peer ids. `leader_store` is 0 when PD's leader has not heard of
+    the region since it leads: then nobody knows which peers are pending or down."""
+
+    region_id: int
+    peers: tuple[PeerSeen, ...]
+    leader_store: int
+    pending: tuple[int, ...] = ()
+    down: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegionsSeen:
+    """The first regions in the order of their keys; `is_complete` when there are no more."""
+
+    regions: tuple[RegionSeen, ...]
+    is_complete: bool = True
+
+
+Answer = (
+    ProcessSeen
+    | PdMembersSeen
+    | SelfSeen
+    | PdHealthSeen
+    | TimestampsSeen
+    | StoresSeen
+    | CountSeen
+    | DataPathSeen
+    | RegionsSeen
+)
 AnswerT = TypeVar(
     "AnswerT",
     ProcessSeen,
@@ -180,6 +228,7 @@ AnswerT = TypeVar(
     StoresSeen,
     CountSeen,
     DataPathSeen,
+    RegionsSeen,
 )
 
 
@@ -200,6 +249,7 @@ _KINDS: dict[Probe, type] = {
     Probe.TIMESTAMPS: TimestampsSeen,
     Probe.STORES: StoresSeen,
     Probe.DATA_PATH: DataPathSeen,
+    Probe.REGIONS: RegionsSeen,
 }
 
 

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,9 +34,13 @@ from drillyard.observation import (
     PdHealthSeen,
     PdMemberSeen,
     PdMembersSeen,
+    PeerRole,
+    PeerSeen,
     Probe,
     ProcessSeen,
     Reading,
+    RegionSeen,
+    RegionsSeen,
     SelfSeen,
     Started,
     StartedMember,
@@ -47,6 +52,7 @@ from drillyard.topology import Role
 
 PROBE_PREFIX = b"\xff\xff\xffdrillyard/probe/"
 MOST_REGIONS_NAMED = 5
+MOST_REGIONS = 1024  # that one look asks for: PD answers from memory, in some 0.4 MB
 T = TypeVar("T")
 
 _TRANSPORT = {calls.REFUSED, calls.TIMED_OUT, calls.BROKEN, calls.STATUS, calls.MALFORMED, calls.NO_LEADER}
@@ -128,6 +134,30 @@ class Prober:
     async def data_path(self, _: Observation) -> tuple[Reading, ...]:
         return await _all([self._read("", Probe.DATA_PATH, self._key_round_trip)])
 
+    # --- the questions of survivability ------------------------------------------------------------------------------
+
+    async def regions(self, seen: Observation) -> tuple[Reading, ...]:
+        name = self._leader(seen)
+        return await _all([self._read(name, Probe.REGIONS, partial(self._regions_by, name))])
+
+    async def pd_voices(self, seen: Observation) -> tuple[Reading, ...]:
+        """Who is in PD, and who of them is there, each in its own words. One that is known not to run, or to be paused,
+        is not asked."""
+        asked = ((Probe.PD_MEMBERS, self._view_of), (Probe.PD_SELF, self._own_health_of))
+        return await _all(
+            [
+                self._read(name, probe, partial(ask, client))
+                for name, client in self._pds.items()
+                if _may_answer(seen, name)
+                for probe, ask in asked
+            ]
+        )
+
+    async def stores_and_regions(self, seen: Observation) -> tuple[Reading, ...]:
+        name = self._leader(seen)
+        stores = self._read(name, Probe.STORES, partial(self._stores_by, name))
+        return await _all([stores, self._read(name, Probe.REGIONS, partial(self._regions_by, name))])
+
     def _leader(self, seen: Observation) -> str:
         """The PD member that most of those that answered name as leader; empty when none does."""
         named = [
@@ -140,14 +170,19 @@ class Prober:
     # --- one answer each ---------------------------------------------------------------------------------------------
 
     async def _members_of(self, client: PdClient) -> Answer:
-        view = await client.members(timeout_s=self._timeout_s)
-        if view.leader.name and any(member.name not in self._versions for member in view.members):
+        view = await self._view_of(client)
+        if view.leader and any(member.name not in self._versions for member in view.members):
             with contextlib.suppress(CallFailed):  # a version is worth knowing, and proves nothing
                 self._versions = await self._versions_by(client)
         listed = []
         for member in view.members:
-            version, git_hash = self._versions.get(member.name, (member.binary_version, member.git_hash))
-            listed.append(PdMemberSeen(member.name, tuple(member.client_urls), version, git_hash))
+            version, git_hash = self._versions.get(member.name, (member.version, member.git_hash))
+            listed.append(replace(member, version=version, git_hash=git_hash))
+        return replace(view, members=tuple(listed))
+
+    async def _view_of(self, client: PdClient) -> PdMembersSeen:
+        view = await client.members(timeout_s=self._timeout_s)
+        listed = (PdMemberSeen(m.name, tuple(m.client_urls), m.binary_version, m.git_hash) for m in view.members)
         return PdMembersSeen(view.header.cluster_id, view.leader.name, tuple(listed))
 
     async def _versions_by(self, client: PdClient) -> dict[str, tuple[str, str]]:
@@ -192,6 +227,11 @@ class Prober:
         body = await self._pd(name).region_check(check.value, timeout_s=self._timeout_s)
         named = _list(body.get("regions") if isinstance(body, dict) else None)[:MOST_REGIONS_NAMED]
         return CountSeen(_int(_field(body, "count")), tuple(_int(_field(region, "id")) for region in named))
+
+    async def _regions_by(self, name: str) -> Answer:
+        body = await self._pd(name).first_regions(MOST_REGIONS + 1, timeout_s=self._timeout_s)
+        regions = tuple(_region(entry) for entry in _list(_field(body, "regions")))
+        return RegionsSeen(regions[:MOST_REGIONS], is_complete=len(regions) <= MOST_REGIONS)
 
     def _pd(self, name: str) -> PdClient:
         if not name:
@@ -250,6 +290,11 @@ async def _if_running(seen: Observation, member: str, ask: Callable[[T], Awaitab
     return await ask(client)
 
 
+def _may_answer(seen: Observation, member: str) -> bool:
+    process = seen.answer(Probe.PROCESS, member, ProcessSeen)
+    return process is None or (process.running and not process.paused)
+
+
 def _cluster_id(seen: Observation) -> int:
     """The cluster id that a PD member gave; 0 when none did."""
     views = (seen.answer(Probe.PD_MEMBERS, member.name, PdMembersSeen) for member in seen.started.of_role(Role.PD))
@@ -274,6 +319,25 @@ def _store(entry: Any) -> StoreSeen:
         capacity=_size(status.get("capacity")),
         available=_size(status.get("available")),
     )
+
+
+def _region(entry: Any) -> RegionSeen:
+    region_id, leader = _int(_field(entry, "id")), entry.get("leader")
+    return RegionSeen(
+        region_id=region_id,
+        peers=tuple(_peer(peer) for peer in _list(_field(entry, "peers"))),
+        leader_store=_int(leader.get("store_id", 0)) if isinstance(leader, dict) else 0,
+        pending=tuple(_peer(peer).peer_id for peer in _list(entry.get("pending_peers"))),
+        down=tuple(_peer(_field(peer, "peer")).peer_id for peer in _list(entry.get("down_peers"))),
+    )
+
+
+def _peer(entry: Any) -> PeerSeen:
+    try:
+        role = PeerRole(_field(entry, "role_name"))
+    except ValueError as error:
+        raise CallFailed(calls.MALFORMED, f"the answer holds a peer with {error}") from error
+    return PeerSeen(_int(_field(entry, "id")), _int(_field(entry, "store_id")), role)
 
 
 def _size(text: Any) -> int:

@@ -58,6 +58,10 @@ class PdClient:
     async def region_count(self, *, timeout_s: float) -> Any:
         return await self._http.get_json(f"{API}/regions/count", timeout_s=timeout_s)
 
+    async def first_regions(self, limit: int, *, timeout_s: float) -> Any:
+        """The first regions in the order of their keys. `/regions` would be all of them, whatever limit it is given."""
+        return await self._http.get_json(f"{API}/regions/key?key=&limit={limit}", timeout_s=timeout_s)
+
     async def region_check(self, kind: str, *, timeout_s: float) -> Any:
         return await self._http.get_json(f"{API}/regions/check/{kind}", timeout_s=timeout_s)
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from drillyard.judge.ends import Cause
 from drillyard.judge.readiness import Gate, Readiness, Status, exit_words
+from drillyard.judge.survivability import Survivability, survivability_of
 from drillyard.observation import (
     Answer,
     CountSeen,
@@ -22,6 +23,7 @@ from drillyard.observation import (
     PdMembersSeen,
     Probe,
     ProcessSeen,
+    RegionsSeen,
     SelfSeen,
     StoresSeen,
     TimestampsSeen,
@@ -173,6 +175,7 @@ class Report:
     elapsed_s: float = 0.0
     timeline: tuple[Entry, ...] = ()
     trouble: Trouble | None = None
+    survivability: Survivability | None = None  # None: a wait that ended before all gates were open did not ask
 
     @property
     def may_be_removed(self) -> bool:
@@ -230,6 +233,7 @@ def report_of(picture: Picture, timeline: Iterable[Entry], opened: dict[Gate, fl
         proven=proven_words(members) if picture.readiness.is_ready else "",
         elapsed_s=picture.elapsed_s,
         timeline=tuple(sorted(timeline, key=lambda entry: entry.at)),
+        survivability=survivability_of(observation) if observation.once(Probe.REGIONS) is not None else None,
     )
 
 
@@ -332,6 +336,8 @@ def answer_words(answer: Answer | None) -> str:
     if isinstance(answer, CountSeen):
         regions = ", ".join(str(region) for region in answer.regions)
         return f"{answer.count}" + (f" (regions {regions})" if regions else "")
+    if isinstance(answer, RegionsSeen):
+        return f"{len(answer.regions)} regions" + ("" if answer.is_complete else ", and more")
     if isinstance(answer, SelfSeen):
         return f"healthy {str(answer.healthy).lower()} {answer.text}".strip()
     if isinstance(answer, TimestampsSeen):
