@@ -29,6 +29,7 @@ from drillyard.runtimes.abilities import (
     LogTail,
     MemberEvent,
     MemberFiles,
+    Network,
     Reach,
     RuntimeRefusal,
 )
@@ -63,10 +64,12 @@ class World:
     regions: int = 1
     max_replicas: int = 3
     checks: dict[str, int] = field(default_factory=dict)
+    pending: set[int] = field(default_factory=set)  # the stores whose replicas still catch up
     keys: dict[bytes, bytes] = field(default_factory=dict)
     refusal: errorpb.Error | None = None
     loses_writes: bool = False
     puts: int = 0
+    asked: list[str] = field(default_factory=list)  # of the PD members, over HTTP
 
 
 class StubCluster:
@@ -121,6 +124,7 @@ class StubCluster:
         router = Router()
 
         async def answer(request: HttpRequest) -> HttpResponse:
+            self.world.asked.append(request.path)
             await self._gate(name)
             if request.path in self.world.bodies:
                 status, body = self.world.bodies[request.path]
@@ -128,13 +132,13 @@ class StubCluster:
             if request.path == "/health":
                 healthy = self.world.own_health[name]
                 return text_response('{"health":"true"}' if healthy else '{"health":"false"}', 200 if healthy else 503)
-            return json_response(self._pd_view(request.path))
+            return json_response(self._pd_view(request.path, int(request.first("limit", "16"))))
 
         for path in ("/health", "/pd/api/v1/{a}", "/pd/api/v1/{a}/{b}", "/pd/api/v1/{a}/{b}/{c}"):
             router.add("GET", path, answer)
         return router
 
-    def _pd_view(self, path: str) -> Any:
+    def _pd_view(self, path: str, limit: int) -> Any:
         world = self.world
         leaf = path.removeprefix("/pd/api/v1/")
         if leaf == "health":
@@ -147,12 +151,20 @@ class StubCluster:
             return {"count": len(stores), "stores": stores}
         if leaf == "regions/count":
             return {"count": world.regions, "regions": None}
+        if leaf == "regions/key":
+            regions = [self._region(2 + n) for n in range(min(limit, world.regions))]
+            return {"count": len(regions), "regions": regions}
         if leaf == "config/replicate":
             return {"max-replicas": world.max_replicas}
         if leaf.startswith("regions/check/"):
             count = world.checks.get(leaf.rpartition("/")[2], 0)
             return {"count": count, "regions": [{"id": 2 + n} for n in range(count)]}
         return {}
+
+    def _region(self, region_id: int) -> dict[str, Any]:
+        peers = [{"role_name": "Voter", "id": 10 * region_id + at, "store_id": at} for at in (1, 2, 3)]
+        region = {"id": region_id, "peers": peers, "leader": peers[0]}
+        return {**region, "pending_peers": [peer for peer in peers if peer["store_id"] in self.world.pending]}
 
     def _store(self, at: int, name: str) -> dict[str, Any]:
         heartbeat = int((time.time() - self.world.heartbeat_age_s[name]) * 1e9)
@@ -276,6 +288,7 @@ class StubRuntime:
         self._directory = directory
         self._topology = topology
         self._events: list[asyncio.Queue[MemberEvent]] = []
+        self.network: Network | None = None
         self.started_again: list[str] = []
         self.rest_starts = 0
         self.rest_refusal: RuntimeRefusal | None = None
@@ -312,7 +325,8 @@ class StubRuntime:
 
     async def deployment(self, name: str) -> Deployment:
         members = tuple(self._members.values())
-        return Deployment(name, "stub", ABILITIES, self._directory, self._topology, members, 1, 0.0)
+        directory, topology = self._directory, self._topology
+        return Deployment(name, "stub", ABILITIES, directory, topology, members, 1, 0.0, network=self.network)
 
     async def plan(self, wish: Wish) -> None:
         """There is nothing to plan: what `up` finds runs already."""

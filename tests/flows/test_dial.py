@@ -81,7 +81,14 @@ async def everything_asked(dial: Dial) -> Observation:
     seen = Observation(1, now, STARTED, tuple(running))
     prober = Prober(STARTED, time.time, NONCE, timeout_s=PATIENCE_S, dial=dial)
     try:
-        for ask in (prober.pd_quorum, prober.timestamps, prober.stores_up, prober.replicated, prober.data_path):
+        for ask in (
+            prober.pd_quorum,
+            prober.timestamps,
+            prober.stores_up,
+            prober.replicated,
+            prober.data_path,
+            prober.regions,
+        ):
             seen = seen.with_readings(await ask(seen))
     finally:
         await prober.close()

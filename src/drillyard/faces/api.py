@@ -196,6 +196,7 @@ class Cluster:
         return self.report
 
     async def status(self) -> Standing:
+        """How its members are by the runtime's word, and from one look of at most a second what may still fail."""
         return await inspect.status(self._scope, self.name)
 
     async def connection(self) -> Connection:
@@ -251,7 +252,7 @@ async def cluster(
     chosen = name or new_name("cluster")
     handle = yard.cluster(chosen)
     existed = yard.exists(chosen)
-    was_up = existed and (await handle.status()).is_up
+    was_up = existed and (await inspect.standing(yard._scope, chosen)).is_up
     is_saved = True
     try:
         report = await yard.up(Wanted(**wanted), chosen)

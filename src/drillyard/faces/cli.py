@@ -83,8 +83,13 @@ def up(
         report = await yard.up(wanted, name)
         trouble = report.trouble
         parts = {"report": document.of_report(report)}
+
+        def show() -> None:
+            console.show_survivability(report.survivability)
+            console.show_ready(report)
+
         if trouble is None:
-            return command.end(exits.OF_ENDING[report.ending], lambda: console.show_ready(report), **parts)
+            return command.end(exits.OF_ENDING[report.ending], show, **parts)
         parts["error"] = document.of_trouble(trouble)
         return command.end(exits.OF_ENDING[report.ending], lambda: console.show_trouble(trouble), **parts)
 
@@ -114,6 +119,8 @@ def verify(
             is_down = trouble is not None and trouble.is_down
             if not (command.listener.has_drawn or is_down):
                 console.show_report(report)
+            elif not is_down:
+                console.show_survivability(report.survivability)
             if trouble is None:
                 console.show_ready(report)
             else:
@@ -171,7 +178,7 @@ def prove(
 
 @app.command()
 def status(name: Name = DEFAULT, as_json: Json = False) -> None:
-    """How the members of a deployment are, by the word of what runs them."""
+    """How the members of a deployment are, by the word of what runs them, and how many may still fail."""
     from drillyard.faces import console, document, exits
 
     command, yard = _begin("status", as_json)
@@ -182,6 +189,7 @@ def status(name: Name = DEFAULT, as_json: Json = False) -> None:
         def show() -> None:
             console.show_standings([standing])
             console.show_members(standing.members)
+            console.show_survivability(standing.survivability)
 
         return command.end(exits.OK, show, deployment=document.of_standing(standing))
 

@@ -29,6 +29,7 @@ from drillyard.flows.report import (
 )
 from drillyard.flows.up import name_option
 from drillyard.judge.readiness import NOT_ASKED
+from drillyard.judge.survivability import Survivability
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -177,10 +178,17 @@ def show_ready(report: Report) -> None:
 
 
 def show_report(report: Report) -> None:
-    """Gates and members as plain lines."""
+    """Gates, what may still fail, and members as plain lines."""
     for gate in report.gates:
         say(f"{gate.gate:<11} {MARKS[gate.status]:<8} {_waits_for(gate)}".rstrip())
+    show_survivability(report.survivability)
     show_members(report.members)
+
+
+def show_survivability(seen: Survivability | None) -> None:
+    """What may still fail, when that was asked."""
+    for sentence in seen.text if seen is not None else ():
+        say(f"{'survival':<11} {as_called(sentence)}")
 
 
 def show_connection(connection: Connection, *, only_hosts: bool) -> None:

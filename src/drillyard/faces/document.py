@@ -12,6 +12,7 @@ from typing import Any
 
 from drillyard.flows.inspect import Connection, LogLine, Standing
 from drillyard.flows.report import DownReport, Entry, GateRow, MemberRow, ProofReport, Report, Trouble
+from drillyard.judge.survivability import Margin, Quorums, Survivability
 
 FORMAT = 1
 
@@ -34,7 +35,34 @@ def of_report(report: Report) -> dict[str, Any]:
         "gates": [of_gate(row) for row in report.gates],
         "members": [of_member(row) for row in report.members],
         "timeline": [of_entry(entry) for entry in report.timeline],
+        "survivability": of_survivability(report.survivability),
     }
+
+
+def of_survivability(seen: Survivability | None) -> dict[str, Any] | None:
+    if seen is None:
+        return None
+    return {
+        "text": list(seen.text),
+        "pd": of_margin(seen.pd),
+        "tikv": of_margin(seen.tikv),
+        "regions": seen.regions,
+        "is_complete": seen.is_complete,
+    }
+
+
+def of_margin(margin: Margin) -> dict[str, Any]:
+    return {
+        "may_fail": margin.may_fail,
+        "critical": [{"member": loss.member, "breaks": of_quorums(loss.breaks)} for loss in margin.critical],
+        "lost": of_quorums(margin.lost),
+        "short": of_quorums(margin.short),
+        "unknown": list(margin.unknown),
+    }
+
+
+def of_quorums(quorums: Quorums) -> dict[str, Any]:
+    return {"count": quorums.count, "regions": list(quorums.regions), "because": quorums.because}
 
 
 def of_gate(row: GateRow) -> dict[str, Any]:
@@ -142,6 +170,7 @@ def of_standing(standing: Standing) -> dict[str, Any]:
         "directory": str(standing.directory),
         "pd_endpoints": list(standing.pd_endpoints),
         "members": [of_member(row) for row in standing.members],
+        "survivability": of_survivability(standing.survivability),
     }
 
 

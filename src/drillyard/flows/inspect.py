@@ -1,19 +1,21 @@
-"""Look without judging: how deployments and members are, what their logs say, where to connect.
+"""Look without gates: how deployments and members are, what may still fail, what the logs say, where to connect.
 
-Rules: nothing here asks a member anything; the runtime's word is enough, so these answer at once, also about a
-deployment that hangs. `connection` tries whether an address can be reached, and asks nothing there. Following a log
-ends with the caller.
+Rules: how members are is the runtime's word alone, so these answer at once, also about a deployment that hangs. Only
+`status` asks members something, for what may still fail: one look of at most a second, and what it does not learn is
+told as not known. `connection` tries whether an address can be reached, and asks nothing there. Following a log ends
+with the caller.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drillyard.flows.report import MemberRow, member_rows
 from drillyard.flows.up import Scope
+from drillyard.judge.survivability import Survivability, survivability_of
 from drillyard.runtimes.abilities import DeployedMember, Deployment, Network, PlanUnreadable, RuntimeRefusal
 from drillyard.runtimes.reach import dials_of, is_reachable
 
@@ -29,6 +31,7 @@ class Standing:
     members: tuple[MemberRow, ...]
     pd_endpoints: tuple[str, ...]
     network: Network | None = None  # None: the members listen on this machine itself
+    survivability: Survivability | None = None  # None: nobody was asked
 
     @property
     def running(self) -> int:
@@ -51,8 +54,21 @@ class LogLine:
     text: str
 
 
-async def status(scope: Scope, name: str) -> Standing:
+async def standing(scope: Scope, name: str) -> Standing:
+    """By the runtime's word alone."""
     return _standing(await scope.runtime.deployment(name))
+
+
+async def status(scope: Scope, name: str) -> Standing:
+    """By the runtime's word, and what may still fail; of a deployment that is down nobody is asked."""
+    deployment = await scope.runtime.deployment(name)
+    if not deployment.is_up:
+        return _standing(deployment)
+    # Imported late: the RPC library is not cheap, and what only tells the runtime's word does without.
+    from drillyard.flows.lookout import glance
+
+    seen = await glance(scope.clock, deployment)
+    return replace(_standing(deployment), survivability=survivability_of(seen))
 
 
 @dataclass(frozen=True, slots=True)

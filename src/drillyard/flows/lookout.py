@@ -2,8 +2,9 @@
 
 Rules: one cycle makes one observation, asked gate by gate, and judges it whole. While waiting, a cycle stops at the
 first gate that is closed (the rest is "not asked yet"), so that a starting cluster is not burdened with questions that
-cannot be answered; the data path, which writes, is asked last. An event of the runtime cuts a look short and starts the
-next, so that an exit ends a wait at once. What opened and ended when goes to the time line.
+cannot be answered; the data path, which writes, is asked last. The regions, which no gate needs, are asked for behind
+that. An event of the runtime cuts a look short and starts the next, so that an exit ends a wait at once. What opened
+and ended when goes to the time line. `glance` is a look without gates, at what survivability needs.
 
 Not here: starting, stopping, evidence.
 """
@@ -19,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from drillyard.clients import calls
 from drillyard.flows.report import Entry, Listener, Picture, cluster_id_of
 from drillyard.judge.readiness import Gate, Status, judge, judge_gate
 from drillyard.judge.scene import Pace
 from drillyard.observation import (
+    Failure,
     Observation,
     Probe,
     ProcessSeen,
@@ -34,11 +37,13 @@ from drillyard.observation import (
 )
 from drillyard.probes import Prober
 from drillyard.runtimes.abilities import Deployment, EventKind, MemberEvent, Reach, Runtime
+from drillyard.runtimes.reach import ByAddress, dials_of, is_reachable
 from drillyard.topology import Role
 from drillyard.waiting import Clock, Deadline, Wake, until
 
 PATIENCE_S = 1.0  # for one answer while waiting: a member that hangs must not hide the others for long
 ONE_LOOK_PATIENCE_S = 2.0  # for one answer when there is only one look
+GLANCE_S = 1.0  # for all answers of a glance
 STALE_PATIENCES = 4  # a picture that is older than so many answers may take is no longer how it is
 FRESH_HEARTBEATS = 5  # a heartbeat is fresh for so many of its intervals, at most as long as PD says Up
 MOST_FRESH_S = 20.0
@@ -110,8 +115,12 @@ class Lookout:
         for gate, ask in self._stages():
             seen = seen.with_readings(await ask(seen))
             if not to_the_end and judge_gate(gate, seen).status is not Status.HOLDS:
+                elapsed_s = self._eyes.clock.now() - self._began
                 break
-        picture = Picture(deployment, seen, judge(seen), self._eyes.clock.now() - self._began)
+        else:
+            elapsed_s = self._eyes.clock.now() - self._began
+            seen = seen.with_readings(await self._prober.regions(seen))
+        picture = Picture(deployment, seen, judge(seen), elapsed_s)
         self._note(picture)
         return picture
 
@@ -217,6 +226,31 @@ def _outline(reading: Reading) -> object:
     if reading.answer is None or isinstance(reading.answer, TimestampsSeen):
         return reading.answer is None
     return reading.answer
+
+
+async def glance(clock: Clock, deployment: Deployment) -> Observation:
+    """One look at what survivability needs, bounded in time whoever hangs. It starts no relay: containers that cannot
+    be reached without one are not asked."""
+    now = clock.now()
+    seen = Observation(1, now, started_of(deployment, None), process_readings(deployment, now))
+    dial = ByAddress(deployment).dial if deployment.network is not None else calls.directly
+    prober = Prober(seen.started, clock.now, b"", timeout_s=GLANCE_S / 2, dial=dial)
+    try:
+        async with asyncio.timeout(GLANCE_S):
+            if deployment.network is not None and not await is_reachable(dials_of(deployment).values()):
+                return seen.with_readings(_out_of_reach(deployment, now))
+            seen = seen.with_readings(await prober.pd_voices(seen))
+            seen = seen.with_readings(await prober.stores_and_regions(seen))
+    except TimeoutError:
+        return seen
+    finally:
+        await prober.close()
+    return seen
+
+
+def _out_of_reach(deployment: Deployment, now: float) -> list[Reading]:
+    failure = Failure("unreachable", "not reached from here without a relay, which `drillyard verify` starts")
+    return [Reading(pd.name, Probe.PD_SELF, now, now, failure=failure) for pd in deployment.of_role(Role.PD)]
 
 
 def event_words(event: MemberEvent) -> str:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from drillyard.flows import evidence
-from drillyard.flows.inspect import Standing, status
+from drillyard.flows.inspect import Standing, standing
 from drillyard.flows.report import DownReport, Ending, MemberRow, Trouble, member_rows
 from drillyard.flows.up import Scope, name_option
 from drillyard.runtimes.abilities import Deployment, RuntimeRefusal, WrongState
@@ -102,7 +102,7 @@ async def down(scope: Scope, name: str, *, delete_data: bool = False) -> DownRep
 async def adopt(scope: Scope, project: str, name: str) -> Standing:
     """Take a Compose project that somebody else started as a deployment, and tell how it stands."""
     await scope.runtime.adopt(project, name)
-    return await status(scope, name)
+    return await standing(scope, name)
 
 
 async def save_evidence(scope: Scope, name: str, reason: str) -> Path:
