@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from fake_stores import FakeStores, PdClient
+from fake_stores import FakeStores, PdClient, until
 from google.protobuf import text_format
 from pd_processes import PdProcesses, fetch
 from real_pd import RealPd, executable
@@ -282,6 +282,40 @@ def test_an_address_that_is_taken(pair: Pair) -> None:
 def test_http_after_bootstrap(pair: Pair) -> None:
     """Two stores that never sent a heartbeat, and a region whose leader nobody knows."""
     assert differences(pair) == ""
+
+
+def test_a_region_in_the_middle_of_a_change(pair: Pair) -> None:
+    """Every role that a peer can have, one pending and one down: what survivability is judged from."""
+    roles = (metapb.Voter, metapb.IncomingVoter, metapb.DemotingVoter, metapb.Learner)
+    peers = [metapb.Peer(id=5 + at, store_id=1 + at, role=role) for at, role in enumerate(roles)]
+    region = metapb.Region(id=4, region_epoch=metapb.RegionEpoch(conf_ver=5, version=1), peers=peers)
+    down = [pdpb.PeerStats(peer=peers[1], down_seconds=7)]
+
+    def region_of(port: int) -> dict[str, Any]:
+        regions = json.loads(fetch(port, f"{V1}/regions/key?key=&limit=1025")[2])["regions"]
+        return {key: regions[0].get(key) for key in ("id", "peers", "leader", "pending_peers", "down_peers")}
+
+    async def report(client: PdClient) -> None:
+        await client.find_leader()
+        request = pdpb.RegionHeartbeatRequest(header=client.header(), region=region, leader=peers[0], term=6)
+        request.down_peers.extend(down)
+        request.pending_peers.extend(peers[2:3])
+        leader = client.leader_port
+        async with client.channels[leader].open(PD.RegionHeartbeat) as stream:
+            await stream.send(request)
+            await until(lambda: region_of(leader)["pending_peers"], "PD knows of the pending peer")
+        client.close()
+
+    async def scenario() -> None:
+        for client in pair.clients():
+            await report(client)
+
+    asyncio.run(scenario())
+    ours, theirs = region_of(pair.emulated.client_ports[0]), region_of(pair.real.client_ports[0])
+    assert ours == theirs
+    assert [peer["role_name"] for peer in ours["peers"]] == ["Voter", "IncomingVoter", "DemotingVoter", "Learner"]
+    assert [peer["id"] for peer in ours["pending_peers"]] == [7]
+    assert [stats["peer"]["id"] for stats in ours["down_peers"]] == [6]
 
 
 @pytest.mark.parametrize(
