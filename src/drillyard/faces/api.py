@@ -32,6 +32,7 @@ from drillyard.flows.operate import Operation
 from drillyard.flows.prove import prove
 from drillyard.flows.report import DownReport, Ending, Listener, MemberRow, ProofReport, Report
 from drillyard.flows.up import TIMEOUT_S, Scope, UpRequest
+from drillyard.judge.survivability import Survivability
 from drillyard.runtimes.abilities import RuntimeRefusal
 from drillyard.runtimes.choice import COMPOSE
 from drillyard.runtimes.compose_plans import Images
@@ -55,6 +56,7 @@ __all__ = [
     "Report",
     "RuntimeRefusal",
     "Standing",
+    "Survivability",
     "SyncCluster",
     "Wanted",
     "Yard",

@@ -100,7 +100,7 @@ def survivability_of(observation: Observation) -> Survivability:
 # --- quorums ---------------------------------------------------------------------------------------------------------
 
 
-class Lacking(Enum):
+class _Lacking(Enum):
     """Why a voter does not count, as the rest of a sentence about one or about several."""
 
     DOWN = ("is down", "are down")
@@ -114,14 +114,14 @@ class Lacking(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class _Group:
     """Quorums of the same voters in the same state: PD's, or those of the regions that are alike. `sure` are the voters
     that count, `hoped` those and the ones of which it is not known."""
 
     halves: tuple[frozenset[str], ...]
     sure: frozenset[str]
     hoped: frozenset[str]
-    lacking: tuple[tuple[str, Lacking], ...] = ()
+    lacking: tuple[tuple[str, _Lacking], ...] = ()
     regions: tuple[int, ...] = ()
 
     def spare(self, counting: frozenset[str]) -> list[int]:
@@ -131,11 +131,11 @@ class Group:
     @property
     def is_short(self) -> bool:
         """Whether there is a quorum once those have caught up that still do."""
-        behind = {name for name, lacking in self.lacking if lacking is Lacking.BEHIND}
+        behind = {name for name, lacking in self.lacking if lacking is _Lacking.BEHIND}
         return min(self.spare(self.hoped | behind)) >= 0
 
 
-def margin_of(role: Role, groups: Sequence[Group], there: Iterable[str], unknown: tuple[str, ...] = ()) -> Margin:
+def _margin_of(role: Role, groups: Sequence[_Group], there: Iterable[str], unknown: tuple[str, ...] = ()) -> Margin:
     """What may fail of the members that are `there`, when these quorums are to be kept."""
     best = _outcome_of([(group, group.hoped) for group in groups])
     worst = _outcome_of([(group, group.sure) for group in groups])
@@ -153,11 +153,11 @@ def margin_of(role: Role, groups: Sequence[Group], there: Iterable[str], unknown
 @dataclass(slots=True)
 class _Outcome:
     may_fail: int = 0
-    critical: dict[str, list[Group]] = field(default_factory=dict)
-    lost: list[Group] = field(default_factory=list)
+    critical: dict[str, list[_Group]] = field(default_factory=dict)
+    lost: list[_Group] = field(default_factory=list)
 
 
-def _outcome_of(votes: Sequence[tuple[Group, frozenset[str]]]) -> _Outcome:
+def _outcome_of(votes: Sequence[tuple[_Group, frozenset[str]]]) -> _Outcome:
     """What the groups come to when exactly these voters of each count."""
     outcome, least = _Outcome(), []
     for group, counting in votes:
@@ -173,22 +173,22 @@ def _outcome_of(votes: Sequence[tuple[Group, frozenset[str]]]) -> _Outcome:
     return outcome
 
 
-def _quorums(groups: Sequence[Group]) -> Quorums:
+def _quorums(groups: Sequence[_Group]) -> Quorums:
     regions = sorted(region for group in groups for region in group.regions)
     count = sum(max(1, len(group.regions)) for group in groups)
     return Quorums(count, tuple(regions[:MOST_NAMED]), _because(groups))
 
 
-def _because(groups: Sequence[Group]) -> str:
+def _because(groups: Sequence[_Group]) -> str:
     """Who of these quorums does not count; where all do, that none can be spared."""
-    by_reason: dict[Lacking, set[str]] = {}
+    by_reason: dict[_Lacking, set[str]] = {}
     for group in groups:
         for member, lacking in group.lacking:
             by_reason.setdefault(lacking, set()).add(member)
     if by_reason:
         return ", ".join(
             f"{_listed(sorted(members), 'and')} {lacking.value[len(members) > 1]}"
-            for lacking, members in sorted(by_reason.items(), key=lambda one: list(Lacking).index(one[0]))
+            for lacking, members in sorted(by_reason.items(), key=lambda one: list(_Lacking).index(one[0]))
         )
     if not groups:
         return ""
@@ -214,15 +214,15 @@ def _margin_of_pd(observation: Observation) -> Margin:
         if said is None:
             unknown[name] = _why_silent(observation.reading(Probe.PD_SELF, name)) or f"{name} was not asked"
         elif not said.healthy and has_quorum:  # it alone does not reach the others
-            lacking[name] = Lacking.UNHEALTHY
+            lacking[name] = _Lacking.UNHEALTHY
         elif not said.healthy:  # all say the same during an election and when the quorum is lost
             unknown[name] = f"{name} is not healthy"
     hoped = frozenset(voters) - lacking.keys()
-    group = Group((frozenset(voters),), hoped - unknown.keys(), hoped, tuple(lacking.items()))
+    group = _Group((frozenset(voters),), hoped - unknown.keys(), hoped, tuple(lacking.items()))
     reasons = tuple(unknown.values())
     if reasons and all(said is None for said in own.values()):
         reasons = (f"{NO_PD_ANSWERS} ({reasons[0]})",)
-    return margin_of(Role.PD, [group], hoped, reasons)
+    return _margin_of(Role.PD, [group], hoped, reasons)
 
 
 def _pd_voters(observation: Observation) -> tuple[str, ...]:
@@ -235,12 +235,12 @@ def _pd_voters(observation: Observation) -> tuple[str, ...]:
     return tuple(member.name for member in min(told, key=lambda one: one[0])[1])
 
 
-def _lacking_of_process(observation: Observation, name: str) -> Lacking | None:
+def _lacking_of_process(observation: Observation, name: str) -> _Lacking | None:
     """Why a member cannot count, by its process alone; None also when that is not known."""
     process = observation.answer(Probe.PROCESS, name, ProcessSeen)
     if process is not None and not process.running:
-        return Lacking.DOWN
-    return Lacking.PAUSED if process is not None and process.paused else None
+        return _Lacking.DOWN
+    return _Lacking.PAUSED if process is not None and process.paused else None
 
 
 def _why_silent(reading: Reading | None) -> str:
@@ -258,7 +258,7 @@ class _Store:
     """A store as a member. `lacking` is why its replicas do not count; `is_known` is False when nobody can tell."""
 
     name: str
-    lacking: Lacking | None
+    lacking: _Lacking | None
     is_known: bool = True
 
 
@@ -275,7 +275,7 @@ def _margin_of_tikv(observation: Observation) -> Margin:
     if unheard:
         unknown.append(f"PD has not heard of {_named(len(unheard), unheard)} since its leader leads")
     there = [one.name for one in stores.values() if one.lacking is None]
-    return margin_of(Role.TIKV, _groups_of(regions.regions, stores), there, tuple(unknown))
+    return _margin_of(Role.TIKV, _groups_of(regions.regions, stores), there, tuple(unknown))
 
 
 def _why_unknown(observation: Observation) -> str:
@@ -293,16 +293,16 @@ def _store(observation: Observation, store: StoreSeen, at: float) -> _Store:
     process = observation.answer(Probe.PROCESS, name or "", ProcessSeen)
     lacking = _lacking_of_process(observation, name or "")
     if lacking is None and store.state not in SERVING:
-        lacking = Lacking.NOT_UP
+        lacking = _Lacking.NOT_UP
     since = process.started_at if process is not None else 0.0
     if lacking is None and (store.last_heartbeat < since or at - store.last_heartbeat > started.heartbeat_fresh_s):
-        lacking = Lacking.SILENT
+        lacking = _Lacking.SILENT
     # Of a store that somebody else started, PD's word is all there is.
     is_known = lacking is not None or name is None or process is not None
     return _Store(name or store.address, lacking, is_known)
 
 
-def _groups_of(regions: Iterable[RegionSeen], stores: Mapping[int, _Store]) -> list[Group]:
+def _groups_of(regions: Iterable[RegionSeen], stores: Mapping[int, _Store]) -> list[_Group]:
     """The regions by what they have in common: a few groups also for thousands of regions."""
     alike: dict[tuple[object, ...], list[RegionSeen]] = {}
     for region in regions:
@@ -313,12 +313,12 @@ def _groups_of(regions: Iterable[RegionSeen], stores: Mapping[int, _Store]) -> l
     return [_group(found[0], tuple(one.region_id for one in found), stores) for found in alike.values()]
 
 
-def _group(region: RegionSeen, region_ids: tuple[int, ...], stores: Mapping[int, _Store]) -> Group:
+def _group(region: RegionSeen, region_ids: tuple[int, ...], stores: Mapping[int, _Store]) -> _Group:
     halves: tuple[set[str], set[str]] = set(), set()
-    lacking: dict[str, Lacking] = {}
+    lacking: dict[str, _Lacking] = {}
     unknown: set[str] = set()
     for peer in region.peers:
-        store = stores.get(peer.store_id, _Store(f"store {peer.store_id}", Lacking.UNLISTED))
+        store = stores.get(peer.store_id, _Store(f"store {peer.store_id}", _Lacking.UNLISTED))
         if peer.role is PeerRole.LEARNER:
             continue
         for half, roles in zip(halves, (OLD_HALF, NEW_HALF), strict=True):
@@ -327,14 +327,14 @@ def _group(region: RegionSeen, region_ids: tuple[int, ...], stores: Mapping[int,
         if store.lacking is not None:
             lacking[store.name] = store.lacking
         elif peer.peer_id in region.down:
-            lacking[store.name] = Lacking.PEER_DOWN
+            lacking[store.name] = _Lacking.PEER_DOWN
         elif peer.peer_id in region.pending:
-            lacking[store.name] = Lacking.BEHIND
+            lacking[store.name] = _Lacking.BEHIND
         elif not store.is_known or not region.leader_store:
             unknown.add(store.name)
     hoped = frozenset(halves[0] | halves[1]) - lacking.keys()
     both = frozenset(halves[0]), frozenset(halves[1])
-    return Group(both, hoped - unknown, hoped, tuple(lacking.items()), region_ids)
+    return _Group(both, hoped - unknown, hoped, tuple(lacking.items()), region_ids)
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
