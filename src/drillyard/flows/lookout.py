@@ -233,12 +233,12 @@ async def glance(clock: Clock, deployment: Deployment) -> Observation:
     be reached without one are not asked."""
     now = clock.now()
     seen = Observation(1, now, started_of(deployment, None), process_readings(deployment, now))
+    if deployment.network is not None and not await is_reachable(dials_of(deployment).values()):
+        return seen.with_readings(_out_of_reach(deployment, now))
     dial = ByAddress(deployment).dial if deployment.network is not None else calls.directly
     prober = Prober(seen.started, clock.now, b"", timeout_s=GLANCE_S / 2, dial=dial)
     try:
         async with asyncio.timeout(GLANCE_S):
-            if deployment.network is not None and not await is_reachable(dials_of(deployment).values()):
-                return seen.with_readings(_out_of_reach(deployment, now))
             seen = seen.with_readings(await prober.pd_voices(seen))
             seen = seen.with_readings(await prober.stores_and_regions(seen))
     except TimeoutError:
