@@ -74,3 +74,9 @@ SMALL_DISK = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 """
+# Somebody else listens at its address.
+PORT_TAKEN = """
+import socket
+host, port = next(one.split("=", 1)[1] for one in arguments if one.startswith("--addr=")).split(":")
+somebody = socket.create_server((host, int(port)))
+"""

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broken_members import FEW_FILES, HANG, MUTE, SLOW_CLOCK, SLOW_DISK, SLOW_START, SMALL_DISK, broken
+from broken_members import FEW_FILES, HANG, MUTE, PORT_TAKEN, SLOW_CLOCK, SLOW_DISK, SLOW_START, SMALL_DISK, broken
 from shell import Ran, Shell
 
 import tikv
+from drillyard.faces import exits
 from drillyard.topology import Role
 
 provokes = pytest.mark.provokes
@@ -180,14 +181,20 @@ def test_an_end_that_nobody_can_explain(drillyard: Shell, tmp_path: Path) -> Non
 
 
 @provokes("port-taken")
-def test_port_taken(drillyard: Shell) -> None:
+def test_port_taken_by_whom(drillyard: Shell) -> None:
     bring_up(drillyard)
     assert drillyard("stop", "tikv1").code == 0
     host, port = member(drillyard, "tikv1")["addresses"]["client"].split(":")
     with socket.create_server((host, int(port))):
-        ran = drillyard("start", "tikv1", "--json")
-        print(ran)
-        cause = check(drillyard)
+        ran = drillyard("start", "tikv1")
+    assert ran.code == exits.COULD_NOT_START
+    assert f"port {port}, wanted by tikv1, is taken by pid {os.getpid()}" in ran.err
+
+
+@provokes("port-taken")
+def test_port_taken_at_the_last_moment(drillyard: Shell, tmp_path: Path) -> None:
+    server = broken(tmp_path / "bin", Role.TIKV, PORT_TAKEN, only="tikv1")
+    cause = cause_in(up(drillyard, "--tikv-binary", server))
     assert (cause["name"], cause["members"]) == ("port-taken", ["tikv1"])
 
 

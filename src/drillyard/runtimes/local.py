@@ -144,7 +144,7 @@ class LocalRuntime:
             if plan.topology.of_role(role):
                 plan.executables.of(role).check()
         reserved = self.home.reserved(plan.name)
-        ports.check_free(plan.topology, reserved)
+        ports.check_free(plan.topology.members, reserved)
         if not (plan.directory / plans.FILE).exists():
             plans.save(plan)
         socket = keeper_link.socket_path(plan.directory)
@@ -172,6 +172,11 @@ class LocalRuntime:
         return tuple(found)
 
     async def start_member(self, name: str, member: str) -> None:
+        """Start it, unless somebody has one of its ports meanwhile: then it would only end, and not say who."""
+        plan = self._existing(name)
+        run = (await self._state(plan.directory)).runs.get(member)
+        if run is not None and run["pid"] is None:
+            await asyncio.to_thread(ports.check_free, [plan.topology.member(member)], {})
         await self._ask_member(name, "start", member)
 
     async def stop_member(self, name: str, member: str) -> Exit:

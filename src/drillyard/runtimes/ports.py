@@ -16,7 +16,7 @@ import socket
 from collections.abc import Iterable, Mapping
 
 from drillyard.runtimes.abilities import PortTaken, StartRefused
-from drillyard.topology import PREFERRED_PORTS, PURPOSES, Purpose, Topology
+from drillyard.topology import PREFERRED_PORTS, PURPOSES, Member, Purpose, Topology
 
 HIGHEST = 32767
 
@@ -142,9 +142,9 @@ def assign(
     return topology.settle(chosen)
 
 
-def check_free(topology: Topology, reserved: Mapping[int, str]) -> None:
-    """Raise PortTaken for the first port of the topology that somebody else has now."""
-    for member in topology.members:
+def check_free(members: Iterable[Member], reserved: Mapping[int, str]) -> None:
+    """Raise PortTaken for the first port of the members that somebody has now."""
+    for member in members:
         for port in member.ports.values():
             if not is_free(member.host, port):
                 owner = owner_of(port)
