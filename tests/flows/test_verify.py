@@ -450,7 +450,7 @@ def test_evidence_that_cannot_be_saved_is_told_and_nothing_is_removed(
     def full(path: Path, content: str | bytes) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("drillyard.flows.evidence._write", full)
+    monkeypatch.setattr("drillyard.flows.bundle._write", full)
 
     async def run() -> Report:
         async with StubCluster(tmp_path) as stub:

@@ -30,7 +30,7 @@ from drillyard.flows.evidence import EvidenceLost
 from drillyard.flows.inspect import Connection, Listing, LogLine, Standing
 from drillyard.flows.operate import Operation
 from drillyard.flows.prove import prove
-from drillyard.flows.report import DownReport, Ending, Listener, MemberRow, ProofReport, Report
+from drillyard.flows.report import Diagnosis, DownReport, Ending, Listener, MemberRow, ProofReport, Report
 from drillyard.flows.up import TIMEOUT_S, Scope, UpRequest
 from drillyard.judge.survivability import Survivability
 from drillyard.runtimes.abilities import RuntimeRefusal
@@ -45,6 +45,7 @@ T = TypeVar("T")
 __all__ = [
     "DEFAULT_NAME",
     "Cluster",
+    "Diagnosis",
     "DownReport",
     "Ending",
     "Listener",
@@ -197,6 +198,12 @@ class Cluster:
         self.report = await up.verify(self._scope, self.name, wait_s)
         return self.report
 
+    async def diagnose(self) -> Diagnosis:
+        """Look at everything once and keep it as evidence, with a page to read, whatever is found."""
+        diagnosis = await up.diagnose(self._scope, self.name)
+        self.report = diagnosis.report
+        return diagnosis
+
     async def status(self) -> Standing:
         """How its members are by the runtime's word, and from one look of at most a second what may still fail."""
         return await inspect.status(self._scope, self.name)
@@ -305,6 +312,9 @@ class SyncCluster:
 
     def verify(self, wait_s: float | None = None) -> Report:
         return self._loop.run(self._handle.verify(wait_s))
+
+    def diagnose(self) -> Diagnosis:
+        return self._loop.run(self._handle.diagnose())
 
     def status(self) -> Standing:
         return self._loop.run(self._handle.status())

@@ -132,6 +132,27 @@ def verify(
 
 
 @app.command()
+def diagnose(name: Name = DEFAULT, as_json: Json = False) -> None:
+    """Look at everything once, say what is wrong, and save it all as evidence with a page to read."""
+    from drillyard.faces import console, document, exits
+
+    command, yard = _begin("diagnose", as_json)
+
+    async def work() -> int:
+        diagnosis = await yard.cluster(name).diagnose()
+        trouble, parts = diagnosis.report.trouble, document.of_diagnosis(diagnosis)
+        exit_code = exits.OF_ENDING[diagnosis.report.ending]
+        if trouble is not None:
+            parts["error"] = document.of_trouble(trouble)
+        elif diagnosis.page is None:
+            exit_code = exits.COULD_NOT_START
+            parts["error"] = document.of_error("could-not-start", diagnosis.evidence, console.NO_EVIDENCE_MEND)
+        return command.end(exit_code, lambda: console.show_diagnosis(diagnosis), **parts)
+
+    _finish(command, work)
+
+
+@app.command()
 def prove(
     name: NewName = None,
     pd: Pd = None,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from drillyard.flows.inspect import Connection, Standing
 from drillyard.flows.report import (
+    Diagnosis,
     DownReport,
     Entry,
     GateRow,
@@ -34,6 +35,7 @@ from drillyard.judge.survivability import Survivability
 if TYPE_CHECKING:
     from rich.live import Live
 
+NO_EVIDENCE_MEND = "see that the directory of DRILLYARD_HOME can be written and has space"
 MARKS = {"holds": "open", "violated": "closed", "unknown": "unknown"}
 NARROWEST_LACK = 20
 MEMBER_COLUMNS, GATE_COLUMNS = 30, 26  # what the fixed columns and the gaps take of a line
@@ -235,6 +237,22 @@ def show_trouble(trouble: Trouble) -> None:
     for name, value in (("evidence", trouble.evidence), ("next", as_called(trouble.next_command))):
         if value:
             complain(f"  {name}: {value}")
+
+
+def show_diagnosis(diagnosis: Diagnosis) -> None:
+    """What is wrong, in the words of `verify`, or that nothing is; and where the page is."""
+    report, trouble, page = diagnosis.report, diagnosis.report.trouble, diagnosis.page
+    if trouble is None or not trouble.is_down:
+        show_report(report)
+    if trouble is not None:
+        show_trouble(trouble)
+    else:
+        show_ready(report)
+        if page is None:
+            complain(f"error: {diagnosis.evidence}")
+            complain(f"  mend: {NO_EVIDENCE_MEND}")
+    if page is not None:
+        say(f"page: {page}")
 
 
 def _show_findings(trouble: Trouble) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from drillyard.flows.inspect import Connection, LogLine, Standing
-from drillyard.flows.report import DownReport, Entry, GateRow, MemberRow, ProofReport, Report, Trouble
+from drillyard.flows.report import Diagnosis, DownReport, Entry, GateRow, MemberRow, ProofReport, Report, Trouble
 from drillyard.judge.survivability import Margin, Quorums, Survivability
 
 FORMAT = 1
@@ -63,6 +63,10 @@ def of_margin(margin: Margin) -> dict[str, Any]:
 
 def of_quorums(quorums: Quorums) -> dict[str, Any]:
     return {"count": quorums.count, "regions": list(quorums.regions), "because": quorums.because}
+
+
+def of_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {"report": of_report(diagnosis.report), "evidence": diagnosis.evidence}
 
 
 def of_gate(row: GateRow) -> dict[str, Any]:

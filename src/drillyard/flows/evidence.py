@@ -1,32 +1,40 @@
 """The evidence bundle: everything that tells what happened, written before anything is removed.
 
-Rules: one new directory per bundle, for its owner only, below the deployment's own `evidence` directory, which a
-removal of data leaves alone. Written file by file and whole: what cannot be had (a PD that does not answer) is told in
-its place and never stops the rest. Logs and what else the runtime knows come from the runtime, bounded. No part of a
-bundle is ever rewritten.
+Rules: one new bundle each time, below the deployment's own `evidence` directory, which a removal of data leaves alone.
+Our own records are written first, then what the runtime keeps, then what PD says, then the pages: what cannot be had (a
+PD that does not answer, a daemon that refuses) is told in its place and never stops the rest.
 
-Not here: when to write one, and what it means.
+Not here: when to make one (the other flows), its files and limits (bundle), secrets (redaction), its pages (pages).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
-import os
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+import platform
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from drillyard.flows.report import Entry, Picture, Report
+from drillyard import __version__
+from drillyard.flows import host_facts
+from drillyard.flows.bundle import Bundle, newest
+from drillyard.flows.exhibits import Exhibits, PdAnswer
+from drillyard.flows.exhibits import Scene as Scene
+from drillyard.flows.pages.parts import clock_text as clock_text
+from drillyard.flows.pages.parts import time_line
+from drillyard.flows.report import Ending, Entry, Trouble
+from drillyard.judge import causes
+from drillyard.judge.causes import Cause
 from drillyard.observation import Observation
 from drillyard.runtimes.abilities import DeployedMember, Deployment, Reach, Runtime, RuntimeRefusal
 from drillyard.topology import Role
 
-VIEW_BYTES = 1 << 20
+FORMAT = 1  # of bundle.json
+VIEW_BYTES = 256 << 10
 VIEW_PATIENCE_S = 1.0
 PD_VIEWS = (
     "/health",
@@ -43,17 +51,6 @@ PD_VIEWS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What a bundle is made of, and why it is made."""
-
-    reason: str
-    deployment: Deployment
-    picture: Picture | None = None
-    report: Report | None = None
-    timeline: tuple[Entry, ...] = ()
-
-
 class EvidenceLost(Exception):
     """A bundle could not be written (no space, no right). Whoever was about to remove something must not."""
 
@@ -61,85 +58,179 @@ class EvidenceLost(Exception):
 async def save(runtime: Runtime, scene: Scene, now: float) -> Path:
     """Write the bundle and return its directory. Raises EvidenceLost."""
     try:
-        bundle = _new_directory(scene.deployment.evidence_dir, scene.reason, now)
-        await asyncio.to_thread(_save_files, bundle, scene)
+        bundle = Bundle(scene.deployment.evidence_dir, scene.reason, now)
+        await asyncio.to_thread(_write_records, bundle, scene)
+        texts: Mapping[str, str] = {}
+        pd: Mapping[str, tuple[PdAnswer, ...]] = {}
+        ends: Mapping[str, Cause] = {}
         try:
-            for path, content in (await runtime.keepsakes(scene.deployment.name)).items():
-                _write(bundle / path, content)
+            texts = await asyncio.to_thread(bundle.write_all, await runtime.keepsakes(scene.deployment.name))
+            ends = await _causes(runtime, scene.deployment)
             async with runtime.reach(scene.deployment) as reach:
-                await _save_pd_views(bundle / "pd", scene.deployment, reach)
+                pd = await _pd_views(scene.deployment, reach)
         except RuntimeRefusal as refused:
-            _write(bundle / "runtime-refused.txt", f"{refused}\n")
+            bundle.write("runtime-refused.txt", f"{refused}\n")
+        exhibits = Exhibits(scene, now, texts, pd, ends)
+        return await asyncio.to_thread(_finish, bundle, exhibits)
     except OSError as error:
         raise EvidenceLost(f"evidence could not be saved: {error.strerror or error}") from error
-    return bundle
 
 
 async def save_unseen_end(runtime: Runtime, deployment: Deployment, now: float) -> str:
-    """Save a bundle when a member ended unasked and none was written since: its directory, or empty.
+    """Save a bundle when a member ended unasked and none tells of it: its directory, or empty.
 
     Called before anything is removed or started anew, it makes good for a command that was killed before it could.
     """
-    saved_at = _newest(deployment)
-    ends = (member.exit for member in deployment.members)
-    if not any(end is not None and not end.asked and end.at > saved_at for end in ends):
-        return ""
-    return str(await save(runtime, Scene("unasked-end", deployment), now))
-
-
-def _newest(deployment: Deployment) -> float:
-    """When the latest bundle was begun; 0 when there is none."""
     try:
-        return max((path.stat().st_mtime for path in deployment.evidence_dir.iterdir()), default=0.0)
+        told = _ends_told(newest(deployment.evidence_dir))
     except OSError:
-        return 0.0
+        told = set()
+    ends = [(m.name, m.exit) for m in deployment.members if m.exit is not None and not m.exit.asked]
+    unseen = [(name, end) for name, end in ends if (name, end.at) not in told]
+    if not unseen:
+        return ""
+    words = "; ".join(f"{name} ended: {end}" for name, end in unseen)
+    trouble = Trouble(Ending.MEMBER_EXITED, f"{deployment.name}: {words}", culprit=unseen[0][0])
+    return str(await save(runtime, Scene("unasked-end", deployment, trouble=trouble), now))
 
 
-def _new_directory(parent: Path, reason: str, now: float) -> Path:
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stem = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}-{reason}"
-    for number in range(1, 1000):
-        path = parent / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            path.mkdir(mode=0o700)
-        except FileExistsError:
-            continue
-        return path
-    raise FileExistsError(f"{parent} holds a thousand bundles of one second")
+def _ends_told(bundle: Path | None) -> set[tuple[str, float]]:
+    """The ends that the newest bundle tells of: an end stays on record until the next one of its member. Nothing is
+    concluded from the time of a file: a member may end while a bundle is being written."""
+    try:
+        members = json.loads((bundle / "members.json").read_bytes()) if bundle is not None else []
+        return {(one["name"], one["exit"]["at"]) for one in members if one["exit"] is not None}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return set()
 
 
-def _save_files(bundle: Path, scene: Scene) -> None:
-    deployment = scene.deployment
-    _write(bundle / "timeline.txt", _timeline_text(scene.timeline))
-    _write_json(bundle / "members.json", [_member_record(member) for member in deployment.members])
+def _write_records(bundle: Bundle, scene: Scene) -> None:
+    bundle.write("members.json", _json([_member_record(member) for member in scene.deployment.members]))
+    bundle.write("timeline.txt", _timeline_text(time_line(scene)))
     if scene.report is not None:
-        _write_json(bundle / "report.json", scene.report)
+        bundle.write("report.json", _json(scene.report))
     if scene.picture is not None:
-        _write_json(bundle / "readings.json", _readings(scene.picture.observation))
-        _write_json(bundle / "verdicts.json", scene.picture.readiness)
+        bundle.write("readings.json", _json(_readings(scene.picture.observation)))
+        bundle.write("verdicts.json", _json(scene.picture.readiness))
 
 
-async def _save_pd_views(directory: Path, deployment: Deployment, reach: Reach) -> None:
+def _finish(bundle: Bundle, exhibits: Exhibits) -> Path:
+    """PD's words, the facts of the machine, the pages, and the summary for programs."""
+    for name, answers in exhibits.pd.items():
+        bundle.write(f"pd/{name}.txt", "".join(_answer_text(answer) for answer in answers))
+    whole = dataclasses.replace(
+        exhibits,
+        versions=_versions(exhibits.texts),
+        host=host_facts.read(_directories(exhibits)),
+        kept=tuple(bundle.kept),
+        redacted=bundle.redacted,
+    )
+    trouble = exhibits.scene.what_is_wrong
+    summary = {
+        "format": FORMAT,
+        "deployment": exhibits.deployment.name,
+        "runtime": exhibits.deployment.runtime,
+        "reason": exhibits.scene.reason,
+        "at": exhibits.at,
+        "text": trouble.text if trouble is not None else "",
+        "causes": {name: dataclasses.asdict(cause) for name, cause in exhibits.causes.items()},
+        "versions": whole.versions,
+        "host": dataclasses.asdict(whole.host),
+        "redacted": whole.redacted,
+        "files": [dataclasses.asdict(one) for one in whole.kept],
+    }
+    bundle.write("bundle.json", _json(summary))
+    # Imported late: the start of a cluster that comes up well does not wait for pages.
+    from drillyard.flows.pages.index import pages_of
+
+    for path, text in pages_of(whole):
+        bundle.write_page(path, text)
+    return bundle.finish()
+
+
+# --- what is known ---------------------------------------------------------------------------------------------------
+
+
+async def _causes(runtime: Runtime, deployment: Deployment) -> dict[str, Cause]:
+    """Why the members that are down ended unasked, where that is known. One that runs again speaks of other things."""
+    found = {}
+    for member in deployment.members:
+        end = member.exit
+        if end is None or end.asked or member.running:
+            continue
+        tails = await runtime.tails(deployment.name, member.name, causes.LINES, end.at)
+        lines = next((tail.lines for tail in reversed(tails) if tail.lines), ())
+        ended = causes.Ended(
+            member=member.name,
+            role=member.role,
+            code=end.code,
+            signal=end.signal,
+            is_asked=end.asked,
+            is_oom=end.is_oom,
+            note=end.note,
+            in_container=member.container is not None,
+            lines=lines,
+        )
+        cause = causes.cause_of(ended)
+        if cause is not None:
+            found[member.name] = cause
+    return found
+
+
+async def _pd_views(deployment: Deployment, reach: Reach) -> dict[str, tuple[PdAnswer, ...]]:
     """What every PD says, each for itself, status and body as they came."""
     from drillyard.clients.http import HttpClient
 
-    async def ask(member: DeployedMember) -> None:
+    async def ask(member: DeployedMember) -> tuple[PdAnswer, ...]:
         client = HttpClient(member.addresses["client"], reach.dial)
         answers = await asyncio.gather(*(_view(client, path) for path in PD_VIEWS))
         client.close()
-        _write(directory / f"{member.name}.txt", "".join(answers))
+        return tuple(answers)
 
-    await asyncio.gather(*(ask(member) for member in deployment.of_role(Role.PD)))
+    members = deployment.of_role(Role.PD)
+    found = await asyncio.gather(*(ask(member) for member in members))
+    return {member.name: answers for member, answers in zip(members, found, strict=True)}
 
 
-async def _view(client: Any, path: str) -> str:
+async def _view(client: Any, path: str) -> PdAnswer:
     from drillyard.clients.calls import CallFailed
 
     try:
         answer = await client.get(path, timeout_s=VIEW_PATIENCE_S)
     except CallFailed as failed:
-        return f"GET {path}\nno answer: {failed.text}\n\n"
-    return f"GET {path}\nHTTP {answer.status}\n{answer.body[:VIEW_BYTES].decode('utf-8', 'replace')}\n\n"
+        return PdAnswer(path, failure=failed.text)
+    body, over = answer.body[:VIEW_BYTES].decode("utf-8", "replace"), len(answer.body) - VIEW_BYTES
+    return PdAnswer(path, answer.status, f"{body}\n[drillyard: {over} bytes are left out here]" if over > 0 else body)
+
+
+def _versions(texts: Mapping[str, str]) -> dict[str, str]:
+    """What made the bundle; the members' own versions are theirs to tell."""
+    versions = {"drillyard": __version__, "Python": platform.python_version()}
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        docker = json.loads(texts["docker/version.json"])
+        for side in ("Client", "Server"):
+            if docker.get(side):
+                versions[f"Docker {side.lower()}"] = str(docker[side]["Version"])
+    return versions
+
+
+def _directories(exhibits: Exhibits) -> Iterator[Path]:
+    """Where the members' data is, as far as it is on this machine, and where we write."""
+    for member in exhibits.deployment.members:
+        if member.files is not None:
+            yield member.files.data_dir
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            for mount in json.loads(exhibits.texts[f"docker/{member.name}.json"])["Mounts"]:
+                yield Path(mount["Source"])
+    yield exhibits.deployment.directory
+
+
+# --- as text ---------------------------------------------------------------------------------------------------------
+
+
+def _answer_text(answer: PdAnswer) -> str:
+    told = f"no answer: {answer.failure}" if answer.failure else f"HTTP {answer.status}\n{answer.body}"
+    return f"GET {answer.path}\n{told}\n\n"
 
 
 def _member_record(member: DeployedMember) -> dict[str, Any]:
@@ -166,17 +257,11 @@ def _readings(observation: Observation) -> list[dict[str, Any]]:
 
 
 def _timeline_text(entries: Iterable[Entry]) -> str:
-    ordered = sorted(entries, key=lambda entry: entry.at)
-    return "".join(f"{clock_text(entry.at)} {entry.text}\n" for entry in ordered)
+    return "".join(f"{clock_text(entry.at)} {entry.text}\n" for entry in entries)
 
 
-def clock_text(at: float) -> str:
-    """A time of day with milliseconds, in UTC as the members' logs have it."""
-    return time.strftime("%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03d}"
-
-
-def _write_json(path: Path, content: object) -> None:
-    _write(path, json.dumps(content, indent=1, default=_plain) + "\n")
+def _json(content: object) -> str:
+    return json.dumps(content, indent=1, default=_plain) + "\n"
 
 
 def _plain(value: object) -> object:
@@ -187,10 +272,3 @@ def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return value.hex()
     return str(value)
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)

@@ -31,6 +31,7 @@ from drillyard.observation import (
 from drillyard.runtimes.abilities import DeployedMember, Deployment, Network
 from drillyard.topology import Role
 
+PAGE = "index.html"  # of an evidence bundle
 EMULATOR_MARK = "drillyard"  # how our emulated servers begin their git hash
 
 
@@ -181,6 +182,19 @@ class Report:
     def may_be_removed(self) -> bool:
         """Whether the deployment's data may go: there was no trouble, or its evidence is saved."""
         return self.trouble is None or self.trouble.is_saved
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What one full look found, and the directory in which all of it is kept, or why there is none."""
+
+    report: Report
+    evidence: str
+
+    @property
+    def page(self) -> Path | None:
+        """Where to begin reading; None when nothing could be saved."""
+        return Path(self.evidence) / PAGE if Path(self.evidence).is_absolute() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """Bring a deployment up and wait until it is proven, or look at one that is there.
 
 `up`: plan, start, wait by gates, report. On a deployment that runs already it starts nothing and waits only for the
-proof. `verify`: one look, or a wait. Rules: members that the runtime holds back are started when PD grants timestamps;
-a member that ends during a wait ends the wait at once, also if a restart policy brings it back. One end is forgiven
-once: that of a TiKV which asked for a timestamp too early. A wait that fails or is interrupted saves its evidence
-before it returns; members that run are left running, for they are evidence too, and the report says so.
+proof. `verify`: one look, or a wait. `diagnose`: one look, kept as evidence whatever it found. Rules: members that the
+runtime holds back are started when PD grants timestamps; a member that ends during a wait ends the wait at once, also
+if a restart policy brings it back. One end is forgiven once: that of a TiKV which asked for a timestamp too early. A
+wait that fails or is interrupted saves its evidence before it returns; members that run are left running, for they are
+evidence too, and the report says so.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from drillyard.flows import evidence
 from drillyard.flows.report import (
+    Diagnosis,
     Ending,
     Entry,
     Listener,
@@ -104,6 +106,22 @@ async def verify(scope: Scope, name: str, wait_s: float | None = None) -> Report
     deployment = await scope.runtime.deployment(name)
     if wait_s is not None:
         return await _wait(scope, _Wait(deployment, began, wait_s, partial(_fell, since=began)))
+    report, _ = await _look(scope, deployment, began)
+    return report
+
+
+async def diagnose(scope: Scope, name: str) -> Diagnosis:
+    """One look with every question asked, as `verify` has it, and a bundle of all that can be known."""
+    began = scope.clock.now()
+    report, picture = await _look(scope, await scope.runtime.deployment(name), began)
+    scene = evidence.Scene("diagnosis", picture.deployment, picture, report, report.timeline)
+    saved = await _save(scope, scene)
+    if report.trouble is not None:
+        report = replace(report, trouble=replace(report.trouble, evidence=saved))
+    return Diagnosis(report, saved)
+
+
+async def _look(scope: Scope, deployment: Deployment, began: float) -> tuple[Report, Picture]:
     # Imported late: the RPC library costs a quarter of a second, which the start of the members does not wait for.
     from drillyard.flows.lookout import ONE_LOOK_PATIENCE_S, Eyes, Lookout
 
@@ -113,8 +131,9 @@ async def verify(scope: Scope, name: str, wait_s: float | None = None) -> Report
     ending = Ending.OK if picture.readiness.is_ready else Ending.NOT_READY
     report = report_of(picture, lookout.timeline, {}, ending)
     if ending is Ending.OK:
-        return report
-    return replace(report, trouble=await _trouble_of(scope, picture, lookout.pace, (ending, "is not ready")))
+        return report, picture
+    trouble = await _trouble_of(scope, picture, lookout.pace, (ending, "is not ready"))
+    return replace(report, trouble=trouble), picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,11 +262,11 @@ async def _save_cut_short(scope: Scope, deployment: Deployment, cause: str, look
     trouble = Trouble(
         Ending.INTERRUPTED,
         f"{deployment.name}: {cause}; the members go on as they are",
-        evidence=await _save(scope, evidence.Scene("cut-short", deployment, picture, None, entries)),
         next_command=f"drillyard verify --wait{name_option(deployment.name)}",
         state=_state_words(deployment),
     )
-    scope.listener.cut_short(trouble)
+    scene = evidence.Scene("cut-short", deployment, picture, None, entries, trouble)
+    scope.listener.cut_short(replace(trouble, evidence=await _save(scope, scene)))
 
 
 async def _save(scope: Scope, scene: evidence.Scene) -> str:

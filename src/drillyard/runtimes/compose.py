@@ -389,7 +389,9 @@ class ComposeRuntime:
         for container, text in zip(containers, texts, strict=True):
             member = by_service.get(container.service, container.service)
             content = text if isinstance(text, bytes) else f"not to be had: {text}\n".encode()
-            kept[f"logs/{member}.log"] = content[-logs.TAIL_BYTES :]
+            is_whole = content.count(b"\n") + 1 < LOG_LINES
+            told = b"" if is_whole else b"[drillyard: the last %d lines; the daemon may have more]\n" % LOG_LINES
+            kept[f"logs/{member}.log"] = told + logs.shorten(content, 0, logs.TAIL_BYTES)
             record = records.get(container.id, {"not to be had": "the container vanished meanwhile"})
             kept[f"docker/{member}.json"] = json.dumps(record, indent=1).encode()
         return {name: content for name, content in kept.items() if content}

@@ -354,10 +354,10 @@ class LocalRuntime:
 
 def _keepsakes(plan: Plan) -> dict[str, bytes]:
     names = [member.name for member in plan.topology.members]
-    kept = {f"logs/{path.name}": path for name in names for path in (plan.log_path(name), plan.out_path(name))}
-    kept |= {f"deployment/{name}": plan.directory / name for name in (plans.FILE, "launch.json", "journal.jsonl")}
+    kept = {f"deployment/{name}": plan.directory / name for name in (plans.FILE, "launch.json", "journal.jsonl")}
     kept |= {f"deployment/config/{path.name}": path for path in sorted(plan.directory.glob("config/*.toml"))}
-    return {name: logs.tail(path) for name, path in kept.items() if path.is_file()}
+    kept |= {f"logs/{path.name}": path for name in names for path in (plan.log_path(name), plan.out_path(name))}
+    return {name: logs.both_ends(path) for name, path in kept.items() if path.is_file()}
 
 
 def _shape(topology: Topology) -> set[tuple[str, Role]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from drillyard.waiting import Clock, Deadline, until
 
 TAIL_BYTES = 1 << 20
+HEAD_BYTES = 64 << 10  # a server tells its version and its configuration there, and why it could not start
 FOLLOW_POLL_S = 0.1
 FOLLOW_SLICE_S = 3600.0
 _CHUNK = 1 << 20
@@ -25,6 +26,33 @@ def tail(path: Path) -> bytes:
             return file.read(TAIL_BYTES)
     except OSError:
         return b""
+
+
+def both_ends(path: Path) -> bytes:
+    """The beginning and the end of a file; where something between them is left out, a line says so."""
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size <= HEAD_BYTES + TAIL_BYTES:
+                return file.read(HEAD_BYTES + TAIL_BYTES)
+            head = file.read(HEAD_BYTES)
+            file.seek(size - TAIL_BYTES)
+            return _joined(head, file.read(TAIL_BYTES), size)
+    except OSError:
+        return b""
+
+
+def shorten(content: bytes, head: int, tail: int) -> bytes:
+    """The first `head` and the last `tail` bytes in whole lines; all of it when it is not longer."""
+    if len(content) <= head + tail:
+        return content
+    return _joined(content[:head], content[len(content) - tail :], len(content))
+
+
+def _joined(head: bytes, tail: bytes, size: int) -> bytes:
+    head = head[: head.rfind(b"\n") + 1]
+    tail = tail[tail.find(b"\n") + 1 :] if b"\n" in tail[:-1] else tail
+    return b"%s[drillyard: %d bytes are left out here]\n%s" % (head, size - len(head) - len(tail), tail)
 
 
 def tail_lines(path: Path, count: int) -> tuple[str, ...]:
