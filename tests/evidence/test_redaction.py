@@ -33,6 +33,7 @@ SECRETS = [
     ("a flag", "tikv-server --addr=x --password={} --data-dir=/d", "hunter2"),
     ("a flag and its argument", "tool --api-key {} --data-dir /d", "k-123"),
     ("a flag of Go", "pd-server -auth-token {} -name pd0", "t0k3n"),
+    ("a flag and its argument in a script", "tool \\\n  --api-key \\\n  {} \\\n  --data-dir /d", "k-123"),
     ("argv in JSON", '["tool",\n  "--password",\n  "{}",\n  "--x"]', "hun ter2"),
     ("argv in YAML", "command:\n  - --secret\n  - {}\n  - --x\n", "hunter2"),
     ("a field of a log line", '[INFO] [lib.rs:88] ["connected"] [password={}] [user=root]', "hunter2"),

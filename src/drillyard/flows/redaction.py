@@ -29,7 +29,7 @@ _WORTH = ("passw", "passphrase", "pwd", "secret", "token", "credential", "key", 
 _NAME_BEFORE = re.compile(r"[\w.-]*\Z")
 _LONGEST_NAME = 80
 _ASSIGNED = re.compile(r"[ \t]*(?:=>|:=|[:=])[ \t]*")
-_NEXT_ARGUMENT = re.compile(r"[ \t]+|\s*,\s*(?=\\*[\"'])|\s*\n\s*-\s+")
+_NEXT_ARGUMENT = re.compile(r"[ \t]+(?!\\)|[ \t]*\\\n\s*|\s*,\s*(?=\\*[\"'])|\s*\n\s*-\s+")
 _WRAPPED = re.compile(r"(?:\w+\(|b)(?=\\*[\"'])")  # Some("…"), b'…'
 _QUOTE = re.compile(r"\\*[\"']")
 _BARE = re.compile(r"[^\s,;&\"'\\\])}<>]+")

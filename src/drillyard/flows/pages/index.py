@@ -153,7 +153,7 @@ def _gates(sheet: Sheet) -> Html:
         who = el("td", *spaced(sheet.name(name) for name in row.members))
         state = el("td", el("span", mark, class_=f"mark {tone}"))
         cells.append(el("tr", el("td", row.gate), state, el("td", lacks, class_="say"), who, el("td", after)))
-    return table(("gate", "", "found, or lacking", "members", ""), cells, "gates")
+    return table(("gate", "", "found, or lacking", "members", ""), cells, "gates stack")
 
 
 def _members(sheet: Sheet) -> Html:

@@ -52,10 +52,11 @@ def section(title: str, id_: str, *inner: object) -> Html:
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[object]], class_: str = "") -> Html:
-    """A table that scrolls by itself where it is wider than the page."""
-    head = el("tr", *(el("th", one) for one in heads))
+    """A table. Where it is wider than the page it scrolls by itself, or its cells stack up (class `stack`)."""
+    named = tuple(heads)
+    head = el("thead", el("tr", *(el("th", one) for one in named))) if any(named) else ""
     body = [row if isinstance(row, Html) else el("tr", *(el("td", cell) for cell in row)) for row in rows]
-    return el("div", el("table", el("thead", head), el("tbody", *body), class_=class_), class_="wide")
+    return el("div", el("table", head, el("tbody", *body), class_=class_), class_="wide")
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Html:
@@ -113,6 +114,7 @@ thead th{font-weight:600;color:var(--soft);white-space:nowrap}
 .facts{width:auto}.facts th{font-weight:500;color:var(--soft);white-space:nowrap;padding-right:1.25rem}
 .facts td{overflow-wrap:anywhere;min-width:12rem}
 td.time,.num{white-space:nowrap;font-variant-numeric:tabular-nums}
+.stack td.time,.stack .num{width:1%}
 td.say{min-width:14rem;overflow-wrap:anywhere}
 .tag{display:inline-block;padding:0 .45em;border-radius:.7em;font-size:.86rem;white-space:nowrap;text-decoration:none;
 background:hsl(var(--hue) 70% var(--tag-l));color:hsl(var(--hue) 75% var(--tag-ink))}
@@ -141,7 +143,12 @@ color:var(--soft);user-select:none;opacity:.75}
 .log .gap{color:var(--soft);font-style:italic}
 .log div:target{outline:2px solid var(--link);outline-offset:-2px}
 td .lv{font-weight:600}
-@media(max-width:34rem){.steps{grid-template-columns:1fr;gap:.1rem}.steps dt{margin-top:.4rem}
+@media(max-width:40rem){.stack thead{display:none}
+.stack tr{display:flex;flex-wrap:wrap;gap:.1rem .75rem;padding:.35rem 0;border-bottom:1px solid var(--line)}
+.stack td{border:0;padding:0;min-width:0}.stack td:empty{display:none}.stack td.time,.stack .num{width:auto}
+.stack td.say{flex-basis:100%;order:1}
+.stack tr.bad{background:var(--bad-ground)}.stack tr.warn{background:var(--warn-ground)}
+.steps{grid-template-columns:1fr;gap:.1rem}.steps dt{margin-top:.4rem}
 .log div{padding-left:3.4rem;text-indent:-3rem}.log i{width:2.4rem}}
 @media print{nav{display:none}body{max-width:none}}
 """

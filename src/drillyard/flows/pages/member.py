@@ -67,7 +67,7 @@ def _state_facts(sheet: Sheet, member: DeployedMember) -> Html:
     if end is not None:
         pairs += [
             ("last end", f"{stamp(end.at)} UTC{', runs again since' if member.running else ''}"),
-            ("exit code", "not known" if end.code is None and end.signal is None else str(end.code or 0)),
+            ("exit code", str(end.code) if end.code is not None else "none" if end.signal is not None else "not known"),
             ("signal", f"{end.signal_name} ({end.signal})" if end.signal is not None else "none"),
             ("out of memory", "yes: ended by the kernel" if end.is_oom else "no"),
             ("asked for", "yes" if end.asked else "no"),
@@ -107,7 +107,7 @@ def _line(path: str, line: Line) -> Html:
 
 def _listed(path: str, log: Marked) -> Html:
     lines = [
-        el("div", link(f"#{_anchor(path)}-{line.number}", line.number), " ", line.text, class_=line.mark.value)
+        el("div", el("i", link(f"#{_anchor(path)}-{line.number}", line.number)), line.text, class_=line.mark.value)
         for line in log.listed
         if line.mark is not None
     ]

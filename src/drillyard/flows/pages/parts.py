@@ -96,14 +96,15 @@ def entries_table(sheet: Sheet, entries: Iterable[Entry]) -> Html:
         if stamp(entry.at)[:10] != day:
             day = stamp(entry.at)[:10]
             rows.append(el("tr", el("td", el("b", day), " UTC", colspan="4", class_="soft")))
+        tone = _tone(entry)
         cells = (
             el("td", clock_text(entry.at), class_="time"),
             el("td", f"+{entry.at - every[0].at:.3f} s", class_="num soft"),
-            el("td", sheet.name(entry.member) if entry.member else entry.gate and el("span", "gate")),
+            el("td", sheet.name(entry.member) if entry.member else el("b", "gate", class_=tone) if entry.gate else ""),
             el("td", entry.text, class_="say"),
         )
-        rows.append(el("tr", *cells, class_=_tone(entry)))
-    return table(("UTC", "", "", ""), rows, "time-line")
+        rows.append(el("tr", *cells, class_=tone))
+    return table((), rows, "time-line stack")
 
 
 def _tone(entry: Entry) -> str:
@@ -127,7 +128,7 @@ def readings_table(sheet: Sheet, readings: Iterable[Reading]) -> Html:
         rows.append(el("tr", *cells, class_="warn" if reading.failure is not None else ""))
     if not rows:
         return el("p", "No question was asked when this was saved; what PD said then is below.")
-    return table(("UTC", "question", "answered by", "answer", "took"), rows, "readings")
+    return table(("UTC", "question", "answered by", "answer", "took"), rows, "readings stack")
 
 
 def argv(member: DeployedMember) -> Html:
