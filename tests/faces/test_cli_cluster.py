@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import stat
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,7 @@ def test_an_end_that_nobody_asked_for(drillyard: Shell) -> None:
     bundle = Path(evidence.removeprefix("  evidence: "))
     assert json.loads((bundle / "report.json").read_text())["ending"] == "member-exited"
     assert "tikv2 ended: SIGKILL, unexpected" in (bundle / "timeline.txt").read_text()
+    check_bundle(bundle, "pd0", "pd1", "pd2", "tikv0", "tikv1", "tikv2")
     down = drillyard("down", "--delete-data", "--json").document["down"]
     assert down["is_data_deleted"]
     assert bundle.is_dir()
@@ -156,7 +158,7 @@ def test_ctrl_c_saves_evidence_and_says_what_runs(drillyard: Shell) -> None:
         assert "error: default: interrupted; the members go on as they are" in told
         assert "state: 1 of 2 members run (tikv0 paused)" in told
         evidence = next(line for line in told.splitlines() if line.startswith("  evidence: "))
-        assert (Path(evidence.removeprefix("  evidence: ")) / "members.json").exists()
+        check_bundle(Path(evidence.removeprefix("  evidence: ")), "pd0", "tikv0")
     drillyard("resume", "tikv0")
     assert drillyard("verify", "--wait").code == exits.OK
 
@@ -311,3 +313,90 @@ def test_a_damaged_plan_is_listed_refused_and_removed(drillyard: Shell) -> None:
     assert "plan.json is damaged" in ran.document["error"]["text"]
     assert drillyard("down", "--delete-data").code == exits.OK
     assert drillyard("list", "--json").document["unreadable"] == []
+
+
+def test_diagnose_says_what_is_wrong_and_where_the_page_is(drillyard: Shell) -> None:
+    """In the words of `verify`, whether nothing is wrong, a member is, or all is down."""
+    assert drillyard("up", "--topology", str(drillyard.topology(1, 1))).code == exits.OK
+    ran = drillyard("diagnose")
+    assert ran.code == exits.OK, ran
+    assert "default is ready: 6 of 6 gates are open" in ran.out
+    check_bundle(page_of(ran.out).parent, "pd0", "tikv0")
+    drillyard("kill", "tikv0")
+    ran = drillyard("diagnose")
+    assert ran.code == exits.NOT_READY, ran
+    page = page_of(ran.out)
+    error = "default is not ready: gate processes is closed: tikv0 was ended by signal 9 (asked for)"
+    assert f"error: {error}" in ran.err
+    assert f"  evidence: {page.parent}" in ran.err
+    assert error in page.read_text()
+    told = drillyard("diagnose", "--json").document
+    assert told["error"]["text"] == drillyard("verify", "--json").document["error"]["text"] == error
+    assert told["evidence"] == told["error"]["evidence"] == str(evidence_of(told["error"]))
+    assert drillyard("down").code == exits.OK
+    ran = drillyard("diagnose")
+    assert ran.code == exits.NOT_READY
+    assert "is down: none of its members runs" in ran.err
+    assert "is down: none of its members runs" in page_of(ran.out).read_text()
+
+
+def test_a_diagnosis_that_cannot_be_kept_is_told_all_the_same(drillyard: Shell) -> None:
+    assert drillyard("up", "--topology", str(drillyard.topology(1, 1))).code == exits.OK
+    evidence = drillyard.home / "deployments" / "default" / "evidence"
+    evidence.rmdir()
+    evidence.write_text("no directory")
+    ran = drillyard("diagnose", "--json")
+    assert ran.code == exits.COULD_NOT_START, ran
+    assert ran.document["report"]["is_ready"]
+    assert "evidence could not be saved" in ran.document["error"]["text"]
+    assert "error: evidence could not be saved" in drillyard("diagnose").err
+    evidence.unlink()
+
+
+def page_of(out: str) -> Path:
+    page = Path(next(line for line in out.splitlines() if line.startswith("page: ")).removeprefix("page: "))
+    assert page.is_file()
+    return page
+
+
+def check_bundle(bundle: Path, *members: str) -> None:
+    """It is whole: records, logs, a page for the whole and for each member, and all of that in the archive."""
+    expected = {"index.html", "bundle.json", "members.json", "timeline.txt", "deployment/plan.json"}
+    expected |= {f"members/{member}.html" for member in members} | {f"logs/{member}.log" for member in members}
+    with tarfile.open(bundle.with_name(f"{bundle.name}.tar.gz")) as archive:
+        packed = {name.removeprefix(f"{bundle.name}/") for name in archive.getnames()}
+    assert expected <= packed
+    assert {str(path.relative_to(bundle)) for path in bundle.rglob("*")} == packed - {bundle.name}
+    assert {Path(page).name for page in members} <= {
+        one["name"] for one in json.loads((bundle / "members.json").read_text())
+    }
+
+
+def test_an_end_that_nobody_was_left_to_see_is_saved_by_the_next_command(drillyard: Shell) -> None:
+    """SIGKILL to a command of ours that waits, after a member ended: the next `up` saves the evidence before it starts
+    anything, and the one after that has nothing to add."""
+    topology = str(drillyard.topology(1, 1))
+    ran = drillyard("up", "--topology", topology, "--json")
+    assert ran.code == exits.OK, ran
+    running = pids(ran.document["report"])
+    drillyard("pause", "tikv0")
+    waiting = drillyard.begin("verify", "--wait", "--timeout", "100")
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline(), "it waits, for it has told that a gate is open"
+    waiting.kill()
+    waiting.communicate(timeout=PATIENCE_S)
+    for pid in running.values():
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while any(one["state"] != "exited" for one in drillyard("status", "--json").document["deployment"]["members"]):
+        assert time.monotonic() < deadline
+    parent = drillyard.home / "deployments" / "default" / "evidence"
+    assert list(parent.iterdir()) == []
+    assert drillyard("up", "--topology", topology).code == exits.OK
+    bundle = next(path for path in parent.iterdir() if path.is_dir())
+    assert bundle.name.endswith("-unasked-end")
+    check_bundle(bundle, "pd0", "tikv0")
+    page = (bundle / "index.html").read_text()
+    assert "pd0 ended: SIGKILL, unexpected" in page
+    assert "tikv0 was ended by somebody outside of drillyard" in page
+    assert drillyard("down", "--json").document["down"]["evidence"] == ""

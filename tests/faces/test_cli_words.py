@@ -19,7 +19,7 @@ from drillyard.flows.report import Ending, MemberRow
 SOURCE = Path(exits.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS: tuple[str, ...] = ("up", "verify", "prove", "status", "list", "logs", "connect", "down", "version")
-COMMANDS += ("adopt", "start", "stop", "restart", "kill", "pause", "resume")
+COMMANDS += ("adopt", "diagnose", "start", "stop", "restart", "kill", "pause", "resume")
 
 BAD_INPUT = [
     ("no such command", ["fly"], "No such command 'fly'"),
@@ -34,6 +34,7 @@ BAD_INPUT = [
     ("no time", ["up", "--timeout", "0"], "0 s is no time to wait"),
     ("no deployment name", ["up", "--name", "Not a name"], "'Not a name' is no deployment name"),
     ("no deployment", ["verify"], "there is no deployment 'default'"),
+    ("no deployment to diagnose", ["diagnose"], "there is no deployment 'default'"),
     ("no deployment to stop", ["down"], "there is no deployment 'default'"),
     ("no deployment for a member", ["kill", "tikv0"], "there is no deployment 'default'"),
     ("no member named", ["kill"], "MEMBER"),
