@@ -80,6 +80,7 @@ NO_SECRETS = [
     "--private-key-path=/tls/key.pem --cert=/tls/cert.pem",
     'private-key = "/tls/server.key"',
     '"secret-name": "tls"',
+    '"initial-cluster-token": "pd-cluster" --initial-cluster-token=x',
     '"enable-password": true, "require-token": false, "password": "", "token": null',
     "DB_PASSWORD: ${DB_PASSWORD}",
     "PWD=/work OLDPWD=/home",

@@ -17,21 +17,21 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drillyard import __version__
-from drillyard.flows import host_facts
-from drillyard.flows.bundle import Bundle, newest
 from drillyard.flows.exhibits import Exhibits, PdAnswer
 from drillyard.flows.exhibits import Scene as Scene
-from drillyard.flows.pages.parts import clock_text as clock_text
-from drillyard.flows.pages.parts import time_line
 from drillyard.flows.report import Ending, Entry, Trouble
+from drillyard.flows.report import clock_text as clock_text
 from drillyard.judge import causes
 from drillyard.judge.causes import Cause
 from drillyard.observation import Observation
 from drillyard.runtimes.abilities import DeployedMember, Deployment, Reach, Runtime, RuntimeRefusal
 from drillyard.topology import Role
+
+if TYPE_CHECKING:
+    from drillyard.flows.bundle import Bundle
 
 FORMAT = 1  # of bundle.json
 VIEW_BYTES = 256 << 10
@@ -57,6 +57,9 @@ class EvidenceLost(Exception):
 
 async def save(runtime: Runtime, scene: Scene, now: float) -> Path:
     """Write the bundle and return its directory. Raises EvidenceLost."""
+    # What writes and draws is imported late, here and below: a cluster that comes up well does not wait for it.
+    from drillyard.flows.bundle import Bundle
+
     try:
         bundle = Bundle(scene.deployment.evidence_dir, scene.reason, now)
         await asyncio.to_thread(_write_records, bundle, scene)
@@ -81,11 +84,8 @@ async def save_unseen_end(runtime: Runtime, deployment: Deployment, now: float) 
 
     Called before anything is removed or started anew, it makes good for a command that was killed before it could.
     """
-    try:
-        told = _ends_told(newest(deployment.evidence_dir))
-    except OSError:
-        told = set()
     ends = [(m.name, m.exit) for m in deployment.members if m.exit is not None and not m.exit.asked]
+    told = _ends_told(deployment.evidence_dir) if ends else set()
     unseen = [(name, end) for name, end in ends if (name, end.at) not in told]
     if not unseen:
         return ""
@@ -94,17 +94,22 @@ async def save_unseen_end(runtime: Runtime, deployment: Deployment, now: float) 
     return str(await save(runtime, Scene("unasked-end", deployment, trouble=trouble), now))
 
 
-def _ends_told(bundle: Path | None) -> set[tuple[str, float]]:
+def _ends_told(directory: Path) -> set[tuple[str, float]]:
     """The ends that the newest bundle tells of: an end stays on record until the next one of its member. Nothing is
     concluded from the time of a file: a member may end while a bundle is being written."""
+    from drillyard.flows.bundle import newest
+
     try:
+        bundle = newest(directory)
         members = json.loads((bundle / "members.json").read_bytes()) if bundle is not None else []
         return {(one["name"], one["exit"]["at"]) for one in members if one["exit"] is not None}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return set()
 
 
 def _write_records(bundle: Bundle, scene: Scene) -> None:
+    from drillyard.flows.pages.parts import time_line
+
     bundle.write("members.json", _json([_member_record(member) for member in scene.deployment.members]))
     bundle.write("timeline.txt", _timeline_text(time_line(scene)))
     if scene.report is not None:
@@ -116,6 +121,9 @@ def _write_records(bundle: Bundle, scene: Scene) -> None:
 
 def _finish(bundle: Bundle, exhibits: Exhibits) -> Path:
     """PD's words, the facts of the machine, the pages, and the summary for programs."""
+    from drillyard.flows import host_facts
+    from drillyard.flows.pages.index import pages_of
+
     for name, answers in exhibits.pd.items():
         bundle.write(f"pd/{name}.txt", "".join(_answer_text(answer) for answer in answers))
     whole = dataclasses.replace(
@@ -140,9 +148,6 @@ def _finish(bundle: Bundle, exhibits: Exhibits) -> Path:
         "files": [dataclasses.asdict(one) for one in whole.kept],
     }
     bundle.write("bundle.json", _json(summary))
-    # Imported late: the start of a cluster that comes up well does not wait for pages.
-    from drillyard.flows.pages.index import pages_of
-
     for path, text in pages_of(whole):
         bundle.write_page(path, text)
     return bundle.finish()

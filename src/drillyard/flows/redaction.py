@@ -26,6 +26,7 @@ _NAMES = rf"password|passwd|passphrase|[_.-]pwd|secret|token|credential|{_KEYS}|
 _NAMED = re.compile(rf"(?P<word>{_NAMES})(?P<many>s?)\d*(?![\w.-]*\w)", re.IGNORECASE)
 _WORTH = ("passw", "passphrase", "pwd", "secret", "token", "credential", "key", "authorization", "cookie")
 
+_PUBLIC = re.compile(r"-{0,2}initial[_-]?cluster[_-]?token", re.IGNORECASE)  # etcd's name of a cluster
 _NAME_BEFORE = re.compile(r"[\w.-]*\Z")
 _LONGEST_NAME = 80
 _ASSIGNED = re.compile(r"[ \t]*(?:=>|:=|[:=])[ \t]*")
@@ -113,6 +114,8 @@ def _cut_keys(text: str) -> Iterator[_Span]:
 def _named(text: str) -> Iterator[_Span]:
     for found in _NAMED.finditer(text):
         before = _NAME_BEFORE.search(text, max(0, found.start() - _LONGEST_NAME), found.start())
+        if before is not None and _PUBLIC.fullmatch(text, before.start(), found.end()):
+            continue
         name = _Name.of(text, before.start() if before else found.start(), found)
         span = _value_of(text, name)
         if span is not None and not _is_no_secret(name, text[span.begin : span.end]):

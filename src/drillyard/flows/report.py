@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -333,6 +334,11 @@ def proven_words(rows: Iterable[MemberRow]) -> str:
     return ", ".join(f"{kind} {title} {one}".strip() for (kind, title), found in told.items() for one in found)
 
 
+def clock_text(at: float) -> str:
+    """A time of day with milliseconds, in UTC as the members' logs have it."""
+    return f"{datetime.fromtimestamp(at, UTC):%H:%M:%S}.{int(at % 1 * 1000):03d}"
+
+
 def answer_words(answer: Answer | None) -> str:
     """What an answer says, in a few words."""
     if isinstance(answer, ProcessSeen):
@@ -356,7 +362,11 @@ def answer_words(answer: Answer | None) -> str:
         return f"healthy {str(answer.healthy).lower()} {answer.text}".strip()
     if isinstance(answer, TimestampsSeen):
         return f"{answer.first}, then {answer.second}"
-    return f"{answer.step} in region {answer.region_id}: {answer.reason}" if answer is not None else ""
+    if answer is None:
+        return ""
+    if not answer.reason:
+        return f"a key was written, read back and deleted in region {answer.region_id}"
+    return f"{answer.step} in region {answer.region_id}: {answer.reason}"
 
 
 def _kind_of(git_hash: str) -> str:

@@ -31,7 +31,7 @@ from drillyard.flows.pages.parts import (
     words,
 )
 from drillyard.flows.pages.pd import pd_section
-from drillyard.flows.report import Ending, Trouble, gate_rows, member_rows
+from drillyard.flows.report import Ending, Trouble, gate_rows, member_rows, proven_words
 from drillyard.runtimes.abilities import DeployedMember
 
 LINES_OF_ALL = 6000  # on the pages of all members together: of a hundred members each shows fewer
@@ -76,7 +76,7 @@ def _index(sheet: Sheet) -> str:
         ("readings", "Readings", readings_table(sheet, exhibits.readings)),
         ("pd", "What PD says", pd_section(sheet)),
         ("configuration", "Configuration", _configuration(sheet)),
-        ("versions", "Versions", facts(sheet.exhibits.versions.items())),
+        ("versions", "Versions", _versions(sheet)),
         ("host", "Host", _host(sheet)),
         ("files", "Files", _files(sheet)),
     )
@@ -191,6 +191,10 @@ def _configuration(sheet: Sheet) -> Html:
         summary = el("summary", sheet.name(member.name))
         parts.append(el("details", summary, argv(member), config(sheet, member)))
     return el("div", *parts)
+
+
+def _versions(sheet: Sheet) -> Html:
+    return facts([("members", proven_words(sheet.rows.values())), *sheet.exhibits.versions.items()])
 
 
 def _host(sheet: Sheet) -> Html:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 HEAD_LINES = 40  # version, configuration
 TAIL_LINES = 400  # more is in the log itself, one click away
 MARKED_LINES = 60  # of those between the two, the latest
 LISTED_LINES, LISTED_WARNINGS = 30, 10  # above the log
+LISTED_CHARS = 500
 LINE_CHARS = 2000  # TiKV tells its whole configuration in one line
 
 
@@ -84,18 +85,19 @@ def marked(text: str, tail_lines: int = TAIL_LINES) -> Marked:
     between = _latest(every[HEAD_LINES:end], tuple(Mark), MARKED_LINES)
     shown = {line.number: line for line in (*every[:HEAD_LINES], *between, *listed, *every[end:])}
     counts = Counter(line.mark for line in every if line.mark is not None)
-    return Marked(_cut(shown.values()), _cut(listed), {mark: counts[mark] for mark in Mark}, len(every))
+    return Marked(
+        _cut(shown.values(), LINE_CHARS), _cut(listed, LISTED_CHARS), {mark: counts[mark] for mark in Mark}, len(every)
+    )
 
 
 def _latest(lines: Sequence[Line], marks: tuple[Mark, ...], most: int) -> list[Line]:
     return [line for line in lines if line.mark in marks][-most:]
 
 
-def _cut(lines: Iterable[Line]) -> tuple[Line, ...]:
+def _cut(lines: Iterable[Line], chars: int) -> tuple[Line, ...]:
     ordered = sorted(lines, key=lambda line: line.number)
-    return tuple(
-        line
-        if len(line.text) <= LINE_CHARS
-        else Line(line.number, f"{line.text[:LINE_CHARS]} … {len(line.text) - LINE_CHARS} more characters", line.mark)
-        for line in ordered
-    )
+    return tuple(line if len(line.text) <= chars else replace(line, text=_short(line.text, chars)) for line in ordered)
+
+
+def _short(text: str, chars: int) -> str:
+    return f"{text[:chars]} … {len(text) - chars} more characters"

@@ -114,7 +114,7 @@ thead th{font-weight:600;color:var(--soft);white-space:nowrap}
 .facts{width:auto}.facts th{font-weight:500;color:var(--soft);white-space:nowrap;padding-right:1.25rem}
 .facts td{overflow-wrap:anywhere;min-width:12rem}
 td.time,.num{white-space:nowrap;font-variant-numeric:tabular-nums}
-.stack td.time,.stack .num{width:1%}
+.stack td.time,.stack .num{width:1%}.readings td:nth-child(2){white-space:nowrap}
 td.say{min-width:14rem;overflow-wrap:anywhere}
 .tag{display:inline-block;padding:0 .45em;border-radius:.7em;font-size:.86rem;white-space:nowrap;text-decoration:none;
 background:hsl(var(--hue) 70% var(--tag-l));color:hsl(var(--hue) 75% var(--tag-ink))}

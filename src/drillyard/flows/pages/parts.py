@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from drillyard.flows.exhibits import Exhibits, Scene
 from drillyard.flows.pages.log_marks import Marked
 from drillyard.flows.pages.markup import Html, code, el, link, table, text
-from drillyard.flows.report import Entry, MemberRow, answer_words
+from drillyard.flows.report import Entry, MemberRow, answer_words, clock_text
 from drillyard.judge.causes import Cause
 from drillyard.observation import Reading
 from drillyard.runtimes.abilities import DeployedMember
@@ -170,11 +170,6 @@ def spaced(parts: Iterable[object]) -> Iterator[object]:
 def stamp(at: float) -> str:
     """A date and time with milliseconds, in UTC."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d} {clock_text(at)}"
-
-
-def clock_text(at: float) -> str:
-    """A time of day with milliseconds, in UTC as the members' logs have it."""
-    return f"{datetime.fromtimestamp(at, UTC):%H:%M:%S}.{int(at % 1 * 1000):03d}"
 
 
 def bytes_text(count: int) -> str:
