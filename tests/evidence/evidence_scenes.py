@@ -10,7 +10,7 @@ from typing import Any
 
 from drillyard.flows.exhibits import Disk, Exhibits, Host, Kept, PdAnswer, Scene
 from drillyard.flows.report import Ending, Entry, Picture, Trouble, report_of
-from drillyard.judge.causes import Cause
+from drillyard.judge.ends import Cause
 from drillyard.judge.readiness import judge
 from drillyard.observation import Failure, Observation, Probe, ProcessSeen, Reading, SelfSeen, Started, StartedMember
 from drillyard.runtimes.abilities import DeployedMember, Deployment, Exit, MemberContainer, MemberFiles
@@ -69,7 +69,7 @@ def exhibits(texts: Mapping[str, str] | None = None, **changes: Any) -> Exhibits
         culprit="tikv1",
         log_lines=("its last words",),
         next_command="drillyard logs tikv1 --name x",
-        cause=Cause("killed", "tikv1 was ended by somebody", "`drillyard start tikv1`"),
+        cause=Cause("killed", "tikv1 was ended by somebody", "its data is safe", "`drillyard start tikv1`"),
     )
     report = replace(report_of(picture, timeline, {}, Ending.MEMBER_EXITED), trouble=trouble)
     stores = {"stores": [{"store": {"id": 4, "address": there.members[1].addresses["client"], "state_name": "Up"}}]}

@@ -72,6 +72,7 @@ def test_the_index_tells_first_what_is_wrong_and_what_to_do() -> None:
         "x lost tikv1 (SIGKILL, unexpected)",
         "and one more thing",
         "tikv1 was ended by somebody (killed)",
+        "its data is safe",
         "drillyard start tikv1",
         "drillyard logs tikv1 --name x",
         "its last words",
@@ -178,7 +179,7 @@ def test_what_is_not_known_is_said_to_be() -> None:
         ("thread 'main' panicked at src/lib.rs:1:", Mark.FATAL),
         ("Traceback (most recent call last):", Mark.FATAL),
         ("ValueError: x", Mark.ERROR),
-        ("error: Found argument '--x' which wasn't expected", Mark.ERROR),
+        ("error: Found argument '--x' which wasn't expected", Mark.TELLING),
         ("", None),
     ],
 )

@@ -24,8 +24,8 @@ from drillyard.flows.exhibits import Exhibits, PdAnswer
 from drillyard.flows.exhibits import Scene as Scene
 from drillyard.flows.report import Ending, Entry, Trouble
 from drillyard.flows.report import clock_text as clock_text
-from drillyard.judge import causes
-from drillyard.judge.causes import Cause
+from drillyard.judge import ends
+from drillyard.judge.ends import Cause, Ended
 from drillyard.observation import Observation
 from drillyard.runtimes.abilities import DeployedMember, Deployment, Reach, Runtime, RuntimeRefusal
 from drillyard.topology import Role
@@ -65,15 +65,15 @@ async def save(runtime: Runtime, scene: Scene, now: float) -> Path:
         await asyncio.to_thread(_write_records, bundle, scene)
         texts: Mapping[str, str] = {}
         pd: Mapping[str, tuple[PdAnswer, ...]] = {}
-        ends: Mapping[str, Cause] = {}
+        causes: Mapping[str, Cause] = {}
         try:
             texts = await asyncio.to_thread(bundle.write_all, await runtime.keepsakes(scene.deployment.name))
-            ends = await _causes(runtime, scene.deployment)
+            causes = await _causes(runtime, scene.deployment)
             async with runtime.reach(scene.deployment) as reach:
                 pd = await _pd_views(scene.deployment, reach)
         except RuntimeRefusal as refused:
             bundle.write("runtime-refused.txt", f"{refused}\n")
-        exhibits = Exhibits(scene, now, texts, pd, ends)
+        exhibits = Exhibits(scene, now, texts, pd, causes)
         return await asyncio.to_thread(_finish, bundle, exhibits)
     except OSError as error:
         raise EvidenceLost(f"evidence could not be saved: {error.strerror or error}") from error
@@ -84,9 +84,9 @@ async def save_unseen_end(runtime: Runtime, deployment: Deployment, now: float) 
 
     Called before anything is removed or started anew, it makes good for a command that was killed before it could.
     """
-    ends = [(m.name, m.exit) for m in deployment.members if m.exit is not None and not m.exit.asked]
-    told = _ends_told(deployment.evidence_dir) if ends else set()
-    unseen = [(name, end) for name, end in ends if (name, end.at) not in told]
+    unasked = [(m.name, m.exit) for m in deployment.members if m.exit is not None and not m.exit.asked]
+    told = _ends_told(deployment.evidence_dir) if unasked else set()
+    unseen = [(name, end) for name, end in unasked if (name, end.at) not in told]
     if not unseen:
         return ""
     words = "; ".join(f"{name} ended: {end}" for name, end in unseen)
@@ -163,9 +163,8 @@ async def _causes(runtime: Runtime, deployment: Deployment) -> dict[str, Cause]:
         end = member.exit
         if end is None or end.asked or member.running:
             continue
-        tails = await runtime.tails(deployment.name, member.name, causes.LINES, end.at)
-        lines = next((tail.lines for tail in reversed(tails) if tail.lines), ())
-        ended = causes.Ended(
+        tails = await runtime.tails(deployment.name, member.name, ends.LINES, end.at)
+        ended = Ended(
             member=member.name,
             role=member.role,
             code=end.code,
@@ -174,9 +173,10 @@ async def _causes(runtime: Runtime, deployment: Deployment) -> dict[str, Cause]:
             is_oom=end.is_oom,
             note=end.note,
             in_container=member.container is not None,
-            lines=lines,
+            lines=tuple(line for tail in tails for line in tail.lines),
+            at=end.at,
         )
-        cause = causes.cause_of(ended)
+        cause = ends.cause_of(ended)
         if cause is not None:
             found[member.name] = cause
     return found

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from drillyard.flows.report import Entry, Picture, Report, Trouble
-from drillyard.judge.causes import Cause
+from drillyard.judge.ends import Cause
 from drillyard.observation import Reading
 from drillyard.runtimes.abilities import Deployment
 

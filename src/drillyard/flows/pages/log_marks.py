@@ -12,6 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
+
+from drillyard.judge import causes
 
 HEAD_LINES = 40  # version, configuration
 TAIL_LINES = 400  # more is in the log itself, one click away
@@ -41,22 +44,24 @@ _SAID = (
     (Mark.WARN, r"\[WARN(?:ING)?\]|\"level\": ?\"warn\"|^(?:WARN|WARNING|warning|Warning)\b[: ]"),
 )
 _LEVELS = tuple((mark, re.compile(pattern)) for mark, pattern in _SAID)
-_STAND_IN = re.compile(
-    r"cluster ID mismatch|no space left on device|storage failed|address already in use|unknown (?:flag|argument|key)"
-    r"|failed to get timestamp from PD|store is tombstone|duplicated store address|invalid configuration"
-    r"|maximum number of open file descriptors|maybe another instance|has already been bootstrapped|exec format error",
-    re.IGNORECASE,
-)
+_NUMBER = re.compile(r"\d+(?:[0-9A-F]{4,})?")  # and keys
+_LEVEL_WORD = re.compile(r"\[(?:WARN|ERROR|FATAL|CRITICAL|PANIC)\]|\bpanic(?:ked)?\b", re.IGNORECASE)
 
 
 def mark_of(line: str) -> Mark | None:
     said = next((mark for mark, pattern in _LEVELS if pattern.search(line)), None)
-    return Mark.TELLING if said is not Mark.FATAL and _is_telling(line) else said
+    return Mark.TELLING if said is not Mark.FATAL and _is_known(line) else said
 
 
-def _is_telling(line: str) -> bool:
-    """Stands in for the catalogue's own answer, `causes.is_telling`."""
-    return _STAND_IN.search(line) is not None
+def _is_known(line: str) -> bool:
+    """Whether the catalogue of causes knows its words, whatever its level is."""
+    return _is_telling(_NUMBER.sub("0", _LEVEL_WORD.sub("", line)))
+
+
+@lru_cache(maxsize=4096)
+def _is_telling(words: str) -> bool:
+    """A log says much the same again and again, and the catalogue is long."""
+    return causes.is_telling(words)
 
 
 @dataclass(frozen=True, slots=True)

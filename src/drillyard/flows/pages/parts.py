@@ -11,7 +11,7 @@ from drillyard.flows.exhibits import Exhibits, Scene
 from drillyard.flows.pages.log_marks import Marked
 from drillyard.flows.pages.markup import Html, code, el, link, table, text
 from drillyard.flows.report import Entry, MemberRow, answer_words, clock_text
-from drillyard.judge.causes import Cause
+from drillyard.judge.ends import Cause
 from drillyard.observation import Reading
 from drillyard.runtimes.abilities import DeployedMember
 from drillyard.topology import render_config
@@ -51,10 +51,9 @@ def step(name: str, said: str) -> list[Html]:
 
 
 def cause_steps(cause: Cause) -> list[Html]:
-    data = str(getattr(cause, "data", ""))
     return [
         *step("cause", f"{cause.text} ({cause.name})"),
-        *step("data", data),
+        *step("data", cause.data),
         *step("mend", cause.mend),
     ]
 
