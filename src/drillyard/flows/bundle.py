@@ -71,7 +71,7 @@ class Bundle:
                 os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file,
                 tarfile.open(fileobj=file, mode="w:gz", compresslevel=6) as tar,
             ):
-                tar.add(self._draft, arcname=self._path.name)
+                tar.add(self._draft, arcname=self._path.name, filter=_nobodys)
             draft.replace(archive)
         finally:
             draft.unlink(missing_ok=True)
@@ -83,6 +83,13 @@ class Bundle:
             (self._draft / parent).mkdir(mode=0o700, exist_ok=True)  # one by one: only the last would get the mode
         _write(self._draft / path, data)
         self.kept.append(Kept(path, len(data), cut))
+
+
+def _nobodys(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Who made it is nobody's business, and an id means nothing elsewhere."""
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry
 
 
 def newest(parent: Path) -> Path | None:

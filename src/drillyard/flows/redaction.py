@@ -23,7 +23,7 @@ _HEADERS = r"authorization|cookie"
 _NAMES = rf"password|passwd|passphrase|[_.-]pwd|secret|token|credential|{_KEYS}|{_HEADERS}"
 # The end of a name that gives its value away. The words are looked for at the end alone, for speed, and because what
 # comes behind one (`-count`, `_file`, `.ttl`) makes it the name of something else.
-_NAMED = re.compile(rf"(?P<word>{_NAMES})(?P<many>s?)\d*(?![\w.-]*\w)", re.IGNORECASE)
+_NAMED = re.compile(rf"(?P<word>{_NAMES})(?P<many>s?)\d*(?![.-]*\w)", re.IGNORECASE)
 _WORTH = ("passw", "passphrase", "pwd", "secret", "token", "credential", "key", "authorization", "cookie")
 
 _PUBLIC = re.compile(r"-{0,2}initial[_-]?cluster[_-]?token", re.IGNORECASE)  # etcd's name of a cluster
