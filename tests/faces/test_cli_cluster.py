@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 from shell import PATIENCE_S, Shell
 
+from drillyard.clients.tikv import RawClient
 from drillyard.faces import exits
 
 GATES = ["processes", "pd-quorum", "timestamps", "stores-up", "replicated", "data-path"]
@@ -43,6 +45,28 @@ def evidence_of(error: dict[str, Any]) -> Path:
     bundle = Path(error["evidence"])
     assert stat.S_IMODE(bundle.stat().st_mode) == 0o700
     return bundle
+
+
+def test_a_reset_makes_a_used_cluster_as_new(drillyard: Shell) -> None:
+    assert drillyard("up", "--topology", str(drillyard.topology(1, 1))).code == exits.OK
+    address = drillyard("connect").out.strip()
+
+    async def put() -> bool:
+        client = RawClient([address])
+        try:
+            return (await client.put(b"k", b"v")).is_ok
+        finally:
+            client.close()
+
+    assert asyncio.run(put())
+    assert "say so with --delete-data" in drillyard("reset").err
+    drillyard("stop", "tikv0")
+    document = drillyard("reset", "--delete-data", "--json").document
+    assert document["exit_code"] == exits.OK
+    assert document["reset"] == {"started": ["tikv0"], "resumed": [], "is_data_deleted": True, "evidence": ""}
+    assert document["report"]["is_ready"]
+    last = drillyard("reset", "--delete-data").out.splitlines()[-1]
+    assert last == "default is as new: there was no key; 6 of 6 gates are open, and a scan finds nothing"
 
 
 def test_the_life_of_a_cluster(drillyard: Shell) -> None:

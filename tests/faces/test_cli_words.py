@@ -19,7 +19,7 @@ from drillyard.flows.report import Ending, MemberRow
 SOURCE = Path(exits.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS: tuple[str, ...] = ("up", "verify", "prove", "status", "list", "logs", "connect", "down", "version")
-COMMANDS += ("adopt", "diagnose", "start", "stop", "restart", "kill", "pause", "resume")
+COMMANDS += ("adopt", "diagnose", "start", "stop", "restart", "kill", "pause", "resume", "reset")
 
 BAD_INPUT = [
     ("no such command", ["fly"], "No such command 'fly'"),
@@ -37,6 +37,8 @@ BAD_INPUT = [
     ("no deployment to diagnose", ["diagnose"], "there is no deployment 'default'"),
     ("no deployment to stop", ["down"], "there is no deployment 'default'"),
     ("no deployment for a member", ["kill", "tikv0"], "there is no deployment 'default'"),
+    ("a reset that does not say what it deletes", ["reset"], "a reset deletes every key of deployment 'default'"),
+    ("no deployment to reset", ["reset", "--delete-data"], "there is no deployment 'default'"),
     ("no member named", ["kill"], "MEMBER"),
     ("a negative count of lines", ["logs", "--lines", "-1"], "--lines"),
 ]

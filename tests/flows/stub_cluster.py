@@ -70,6 +70,8 @@ class World:
     loses_writes: bool = False
     puts: int = 0
     asked: list[str] = field(default_factory=list)  # of the PD members, over HTTP
+    scan_refusal: str = ""
+    returning_keys: int = 0  # how many deletions of a range are followed by somebody's write
 
 
 class StubCluster:
@@ -256,6 +258,8 @@ class StubCluster:
             )
 
         async def scan(request: kvrpcpb.RawScanRequest) -> kvrpcpb.RawScanResponse:
+            if refused := world.scan_refusal or _family_refusal(request.cf):
+                return kvrpcpb.RawScanResponse(kvs=[kvrpcpb.KvPair(error=kvrpcpb.KeyError(abort=refused))])
             found = sorted(
                 (k, v)
                 for k, v in world.keys.items()
@@ -265,8 +269,14 @@ class StubCluster:
             return kvrpcpb.RawScanResponse(kvs=pairs)
 
         async def delete_range(request: kvrpcpb.RawDeleteRangeRequest) -> kvrpcpb.RawDeleteRangeResponse:
-            for key in [k for k in world.keys if request.start_key <= k < request.end_key]:
+            if refused := _family_refusal(request.cf):
+                return kvrpcpb.RawDeleteRangeResponse(error=refused)
+            start, end = request.start_key, request.end_key
+            for key in [k for k in world.keys if start <= k and (not end or k < end)]:
                 del world.keys[key]
+            if world.returning_keys:
+                world.returning_keys -= 1
+                world.keys[b"late"] = b"write"
             return kvrpcpb.RawDeleteRangeResponse()
 
         return {
@@ -277,6 +287,10 @@ class StubCluster:
             services.TIKV.RawScan: scan,
             services.TIKV.RawDeleteRange: delete_range,
         }
+
+
+def _family_refusal(name: str) -> str:
+    return "" if name in ("", "default") else f"invalid cf name: {name}"
 
 
 class StubRuntime:
@@ -339,6 +353,9 @@ class StubRuntime:
         self.started_again.append(member)
         self.change(member, running=True, pid=5000)
         self.after_start(member)
+
+    async def resume_member(self, name: str, member: str) -> None:
+        self.change(member, paused=False)
 
     async def start_rest(self, name: str) -> None:
         self.rest_starts += 1

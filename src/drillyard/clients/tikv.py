@@ -114,23 +114,28 @@ class RawClient:
 
     # --- ranges ------------------------------------------------------------------------------------------------------
 
-    async def scan(self, start: bytes, end: bytes, limit: int) -> Outcome:
+    async def scan(self, start: bytes, end: bytes, limit: int, cf: str = "") -> Outcome:
         """Up to `limit` pairs from `start` up to `end` (empty: no end), region by region."""
         found: list[tuple[bytes, bytes]] = []
         key: bytes | None = start
         while True:
             assert key is not None
-            request = kvrpcpb.RawScanRequest(start_key=key, end_key=end, limit=limit - len(found))
+            request = kvrpcpb.RawScanRequest(start_key=key, end_key=end, limit=limit - len(found), cf=cf)
             outcome, answer = await self._at_key(services.TIKV.RawScan, request, key, is_write=False)
             if answer is None:
                 return replace(outcome, pairs=tuple(found))
+            refused = next((pair.error for pair in answer.kvs if pair.HasField("error")), None)
+            if refused is not None:
+                said = refused.abort or refused.retryable or "the store refuses to scan"
+                return replace(outcome, result=Result.FAILED, kind="error", reason=said, pairs=tuple(found))
             found.extend((pair.key, pair.value) for pair in answer.kvs)
             key = self._after(outcome, key, end)
             if key is None or len(found) >= limit:
                 return replace(outcome, pairs=tuple(found[:limit]))
 
-    async def delete_range(self, start: bytes, end: bytes) -> Outcome:
-        """Delete from `start` up to `end`, region by region: the regions before one that failed are deleted."""
+    async def delete_range(self, start: bytes, end: bytes, cf: str = "") -> Outcome:
+        """Delete from `start` up to `end` (empty: no end), region by region: the regions before one that failed are
+        deleted."""
         key: bytes | None = start
         is_first = True
         while True:
@@ -138,8 +143,8 @@ class RawClient:
             route, refused = await self._route(key)
             if route is None:
                 return refused if is_first else replace(refused, result=Result.UNKNOWN)
-            stop = min(end, route.end) if route.end else end
-            request = kvrpcpb.RawDeleteRangeRequest(start_key=key, end_key=stop)
+            stop = min(end, route.end) if end and route.end else end or route.end
+            request = kvrpcpb.RawDeleteRangeRequest(start_key=key, end_key=stop, cf=cf)
             outcome, answer = await self._at_key(services.TIKV.RawDeleteRange, request, key, is_write=True)
             if answer is None:
                 return outcome if is_first else replace(outcome, result=Result.UNKNOWN)

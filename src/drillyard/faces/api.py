@@ -30,7 +30,8 @@ from drillyard.flows.evidence import EvidenceLost
 from drillyard.flows.inspect import Connection, Listing, LogLine, Standing
 from drillyard.flows.operate import Operation
 from drillyard.flows.prove import prove
-from drillyard.flows.report import Diagnosis, DownReport, Ending, Listener, MemberRow, ProofReport, Report
+from drillyard.flows.report import Diagnosis, DownReport, Ending, Listener, MemberRow, ProofReport, Report, ResetReport
+from drillyard.flows.reset import reset
 from drillyard.flows.up import TIMEOUT_S, Scope, UpRequest
 from drillyard.judge.survivability import Survivability
 from drillyard.runtimes.abilities import RuntimeRefusal
@@ -55,6 +56,7 @@ __all__ = [
     "NotReady",
     "ProofReport",
     "Report",
+    "ResetReport",
     "RuntimeRefusal",
     "Standing",
     "Survivability",
@@ -239,6 +241,12 @@ class Cluster:
     def follow(self, member: str | None = None) -> AsyncIterator[LogLine]:
         return inspect.follow(self._scope, self.name, member)
 
+    async def reset(self, timeout_s: float = TIMEOUT_S) -> ResetReport:
+        """Bring every member back and delete ALL keys: as it was when it was new, proven by all gates and a scan."""
+        done = await reset(self._scope, self.name, timeout_s)
+        self.report = done.report
+        return done
+
     async def save_evidence(self, reason: str) -> Path:
         """Write an evidence bundle now, and return its directory."""
         return await operate.save_evidence(self._scope, self.name, reason)
@@ -339,6 +347,12 @@ class SyncCluster:
 
     def logs(self, member: str | None = None, lines: int = 100) -> tuple[LogLine, ...]:
         return self._loop.run(self._handle.logs(member, lines))
+
+    def reset(self, timeout_s: float = TIMEOUT_S) -> ResetReport:
+        return self._loop.run(self._handle.reset(timeout_s))
+
+    def save_evidence(self, reason: str) -> Path:
+        return self._loop.run(self._handle.save_evidence(reason))
 
     def down(self, *, delete_data: bool = False) -> DownReport:
         return self._loop.run(self._handle.down(delete_data=delete_data))

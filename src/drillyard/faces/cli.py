@@ -380,6 +380,33 @@ def down(
 
 
 @app.command()
+def reset(
+    name: Name = DEFAULT,
+    delete_data: Annotated[bool, typer.Option("--delete-data", help="Say that all keys may go.")] = False,
+    timeout: Timeout = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Make a running deployment as new: every member back, every key deleted, all gates open."""
+    from drillyard.faces import console, document, exits
+
+    command, yard = _begin("reset", as_json, is_long=True)
+    if not delete_data:
+        wrong = f"a reset deletes every key of deployment {name!r}"
+        raise typer.Exit(command.refuse(exits.BAD_INPUT, "bad-input", (wrong, "say so with --delete-data")))
+
+    async def work() -> int:
+        done = await yard.cluster(name).reset(timeout)
+        trouble = done.report.trouble
+        parts = document.of_reset(done)
+        if trouble is not None:
+            parts["error"] = document.of_trouble(trouble)
+            return command.end(exits.OF_ENDING[done.ending], lambda: console.show_trouble(trouble), **parts)
+        return command.end(exits.OK, lambda: console.show_reset(done), **parts)
+
+    _finish(command, work)
+
+
+@app.command()
 def start(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
     """Start a member that does not run."""
     _operate("start", member, name, as_json)

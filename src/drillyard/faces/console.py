@@ -24,6 +24,7 @@ from drillyard.flows.report import (
     Picture,
     ProofReport,
     Report,
+    ResetReport,
     Trouble,
     gate_rows,
     member_rows,
@@ -291,6 +292,15 @@ def show_down(report: DownReport) -> None:
         say("its data is deleted")
     if report.kept:
         say(f"kept: {', '.join(report.kept)}")
+
+
+def show_reset(reset: ResetReport) -> None:
+    if reset.evidence:
+        say(f"evidence of an unasked end: {reset.evidence}")
+    done = [f"{what} {', '.join(who)}" for what, who in (("started", reset.started), ("resumed", reset.resumed)) if who]
+    done.append("every key deleted" if reset.is_data_deleted else "there was no key")
+    gates = f"{len(reset.report.gates)} of {len(reset.report.gates)} gates are open"
+    say(f"{reset.report.deployment} is as new: {'; '.join(done)}; {gates}, and a scan finds nothing")
 
 
 def show_proof(proof: ProofReport) -> None:

@@ -11,7 +11,17 @@ import dataclasses
 from typing import Any
 
 from drillyard.flows.inspect import Connection, LogLine, Standing
-from drillyard.flows.report import Diagnosis, DownReport, Entry, GateRow, MemberRow, ProofReport, Report, Trouble
+from drillyard.flows.report import (
+    Diagnosis,
+    DownReport,
+    Entry,
+    GateRow,
+    MemberRow,
+    ProofReport,
+    Report,
+    ResetReport,
+    Trouble,
+)
 from drillyard.judge.survivability import Margin, Quorums, Survivability
 
 FORMAT = 1
@@ -153,6 +163,18 @@ def of_down(report: DownReport) -> dict[str, Any]:
         "is_data_deleted": report.is_data_deleted,
         "kept": list(report.kept),
         "evidence": report.evidence,
+    }
+
+
+def of_reset(reset: ResetReport) -> dict[str, Any]:
+    return {
+        "report": of_report(reset.report),
+        "reset": {
+            "started": list(reset.started),
+            "resumed": list(reset.resumed),
+            "is_data_deleted": reset.is_data_deleted,
+            "evidence": reset.evidence,
+        },
     }
 
 

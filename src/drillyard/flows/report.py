@@ -216,6 +216,21 @@ class DownReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ResetReport:
+    """What a warm reset found and did; its `report` says whether the deployment is ready, and then it is empty too."""
+
+    report: Report
+    started: tuple[str, ...] = ()
+    resumed: tuple[str, ...] = ()
+    is_data_deleted: bool = False
+    evidence: str = ""  # of an end that nobody asked for, saved before the reset
+
+    @property
+    def ending(self) -> Ending:
+        return self.report.ending
+
+
+@dataclass(frozen=True, slots=True)
 class ProofReport:
     """The whole procedure: brought up, proven, taken down, nothing left."""
 
