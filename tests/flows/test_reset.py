@@ -1,4 +1,4 @@
-"""A warm reset over sockets: what is brought back, what is deleted, and what is told of a cluster that stays as it is."""
+"""A warm reset over sockets: what is brought back, what is deleted, and what is told of one that fails."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@
     with drillyard.cluster_sync(name="mine", keep=True) as c: ...
 
 Rules: nothing is decided here, only put together. A cluster without a name is made for the block and removed with its
-data after it; one that was there before is left as it was found; `keep` leaves what was made. What cannot be made ready
-raises `NotReady` with the whole report. Before anything is removed after a failure, also one of the block, its evidence
-is saved.
+data after it, also when the program is killed; one that was there before is left as it was found; `keep` leaves what
+was made. What cannot be made ready raises `NotReady` with the whole report. Before anything is removed after a failure,
+also one of the block, its evidence is saved.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 import secrets
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack
@@ -170,6 +170,14 @@ class Yard:
         """Take a Compose project that somebody else started as the deployment `name`."""
         return await operate.adopt(self._scope, project, name)
 
+    async def down_orphans(self) -> tuple[DownReport, ...]:
+        """Take down what `cluster` made for programs that were killed meanwhile."""
+        return await operate.down_orphans(self._scope)
+
+    def own(self, name: str) -> AbstractContextManager[None]:
+        """What comes to be under this name in the block lives no longer than this process."""
+        return self._scope.runtime.own(name)
+
     async def list(self) -> Listing:
         return await inspect.listing(self._scope)
 
@@ -268,24 +276,26 @@ async def cluster(
     yard = Yard(home, listener)
     chosen = name or new_name("cluster")
     handle = yard.cluster(chosen)
+    await yard.down_orphans()
     existed = yard.exists(chosen)
     was_up = existed and (await inspect.standing(yard._scope, chosen)).is_up
     is_saved = True
-    try:
-        report = await yard.up(Wanted(**wanted), chosen)
-        if report.ending is not Ending.OK:
-            is_saved = report.may_be_removed
-            raise NotReady(report)
-        handle.report = report
+    with nullcontext() if keep or existed else yard.own(chosen):
         try:
-            yield handle
-        except BaseException as error:
-            if not (keep or was_up):
-                is_saved = await to_its_end(_save_for(handle, error))
-            raise
-    finally:
-        if not (keep or was_up) and yard.exists(chosen):
-            await to_its_end(handle.down(delete_data=not existed and is_saved))
+            report = await yard.up(Wanted(**wanted), chosen)
+            if report.ending is not Ending.OK:
+                is_saved = report.may_be_removed
+                raise NotReady(report)
+            handle.report = report
+            try:
+                yield handle
+            except BaseException as error:
+                if not (keep or was_up):
+                    is_saved = await to_its_end(_save_for(handle, error))
+                raise
+        finally:
+            if not (keep or was_up) and yard.exists(chosen):
+                await to_its_end(handle.down(delete_data=not existed and is_saved))
 
 
 async def _save_for(handle: Cluster, error: BaseException) -> bool:

@@ -8,6 +8,7 @@ done so was killed; it proves that nothing is left, and says what stays on purpo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +17,7 @@ from drillyard.flows import evidence
 from drillyard.flows.inspect import Standing, standing
 from drillyard.flows.report import DownReport, Ending, MemberRow, Trouble, member_rows
 from drillyard.flows.up import Scope, name_option
-from drillyard.runtimes.abilities import Deployment, RuntimeRefusal, WrongState
+from drillyard.runtimes.abilities import Deployment, NoSuchDeployment, RuntimeRefusal, WrongState
 from drillyard.waiting import to_its_end
 
 
@@ -97,6 +98,18 @@ async def down(scope: Scope, name: str, *, delete_data: bool = False) -> DownRep
         kept=tuple(str(path) for path in report.kept),
         evidence=saved,
     )
+
+
+async def down_orphans(scope: Scope) -> tuple[DownReport, ...]:
+    """Take down, with their data, the deployments whose owner was killed. What cannot be now is left for later."""
+    done = []
+    for orphan in await asyncio.to_thread(scope.runtime.orphans):
+        with contextlib.closing(orphan), contextlib.suppress(RuntimeRefusal):
+            try:
+                done.append(await down(scope, orphan.name, delete_data=True))
+            except NoSuchDeployment:
+                orphan.forget()
+    return tuple(done)
 
 
 async def adopt(scope: Scope, project: str, name: str) -> Standing:

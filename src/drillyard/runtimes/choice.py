@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from drillyard.runtimes.compose import ComposeRuntime
 from drillyard.runtimes.compose_plans import ComposePlan, Images
 from drillyard.runtimes.home import DEFAULT_NAME, Home
 from drillyard.runtimes.local import LocalRuntime
+from drillyard.runtimes.owners import Orphan
 from drillyard.runtimes.plans import Executables, Plan
 from drillyard.topology import Topology
 
@@ -66,6 +67,12 @@ class Runtimes:
 
     def names(self) -> tuple[str, ...]:
         return self.home.names()
+
+    def own(self, name: str) -> AbstractContextManager[None]:
+        return self.home.own(name)
+
+    def orphans(self) -> tuple[Orphan, ...]:
+        return self.home.orphans()
 
     async def plan(self, wish: Wish) -> Plan | ComposePlan:
         """The plan of an existing deployment, or a new one on the runtime that is wished. Raises Misuse, PortTaken."""

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from drillyard.runtimes import compose_plans, plans, ports
+from drillyard.runtimes import compose_plans, owners, plans, ports
 from drillyard.runtimes.abilities import Misuse, PlanUnreadable, StopReport
+from drillyard.runtimes.owners import Orphan, Ownership
 
 DEPLOYMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 DEFAULT_NAME = "default"
@@ -38,6 +39,7 @@ def default_home() -> Path:
 class Home:
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or default_home()).absolute()
+        self._owned: dict[str, Ownership] = {}
 
     def directory(self, name: str) -> Path:
         if not DEPLOYMENT_NAME.fullmatch(name):
@@ -74,13 +76,40 @@ class Home:
         finally:
             os.close(handle)
 
+    @contextmanager
+    def own(self, name: str) -> Iterator[None]:
+        """A deployment that is to be, or its members and data, live no longer than this process; what is still there
+        at the end of the block stays."""
+        directory = self.directory(name)
+        with self.planning():
+            ownership = self._owned[name] = Ownership(directory)
+        try:
+            yield
+        finally:
+            del self._owned[name]
+            ownership.release()
+
+    def lifeline(self, name: str) -> int | None:
+        """The open file that comes to its end when the deployment's owner does; None when we own it not."""
+        return self._owned[name].lifeline if name in self._owned else None
+
+    def orphans(self) -> tuple[Orphan, ...]:
+        """Every deployment whose owner is gone. Close each."""
+        if not any(self.root.glob(f"deployments/*/{owners.FILE}")):
+            return ()
+        with self.planning():
+            found = [owners.orphan_in(path.parent) for path in sorted(self.root.glob(f"deployments/*/{owners.FILE}"))]
+        return tuple(orphan for orphan in found if orphan is not None)
+
 
 def remove_data(directory: Path, report: StopReport) -> StopReport:
-    """Remove everything but evidence that was gathered; the plan last, so that a break on the way can be taken up."""
+    """Remove everything but evidence that was gathered; the plan and whose it was last, so that a break on the way can
+    be taken up."""
     evidence = directory / "evidence"
     kept = (evidence,) if evidence.is_dir() and any(evidence.iterdir()) else ()
     parts = sorted(path for path in directory.iterdir() if path not in kept)
-    for path in sorted(parts, key=lambda path: path.name in (*PLAN_FILES, "command.lock")):
+    last = (*PLAN_FILES, "command.lock", owners.FILE)
+    for path in sorted(parts, key=lambda path: last.index(path.name) if path.name in last else -1):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

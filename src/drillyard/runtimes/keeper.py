@@ -1,9 +1,10 @@
 """The keeper: one small process per deployment that starts its members, sees them end, and carries out requests.
 
-Started as `python -P -m drillyard.runtimes.keeper DIRECTORY COMMAND_FD READY_FD`; it detaches, takes the deployment's
-keeper lock (for life), starts every member of `launch.json`, lets go of COMMAND_FD (the lock of the command that starts
-it: held by both, so that no other command comes between when that one is killed), writes one byte to READY_FD and
-serves JSON lines on a Unix socket.
+Started as `python -P -m drillyard.runtimes.keeper DIRECTORY COMMAND_FD READY_FD [LIFELINE_FD]`; it detaches, takes the
+deployment's keeper lock (for life), starts every member of `launch.json`, lets go of COMMAND_FD (the lock of the
+command that starts it: held by both, so that no other command comes between when that one is killed), writes one byte
+to READY_FD and serves JSON lines on a Unix socket. When LIFELINE_FD, a pipe, comes to its end, the deployment's owner
+is gone, and it stops everything.
 
 Rules: one thread, because the kernel ties the members' lives to the thread that started them. It signals only its own
 children that it has not reaped. Every request to end a member is in the journal before the signal is sent, every exit
@@ -63,6 +64,7 @@ class Keeper:
         self.closing: list[Callable[[Record], None]] | None = None  # who waits for the whole to stop; None: it runs
         self.stopped: list[str] = []
         self.killed: list[str] = []
+        self.closed_by = "down"
         self.is_done = False
         self.selector = selectors.DefaultSelector()
 
@@ -209,7 +211,7 @@ class Keeper:
         for name in running:
             if self.specs[name]["rank"] == first and name not in self.stopped:
                 self.stopped.append(name)
-                self.end(name, "down", signal.SIGTERM)
+                self.end(name, self.closed_by, signal.SIGTERM)
         if not running and not self.is_done:
             self.is_done = True
             self.book.write(journal.KEEPER_STOPPED)
@@ -227,6 +229,15 @@ class Keeper:
                 self.clients.remove(client)
                 self.selector.unregister(client.socket)
                 client.socket.close()
+
+    def hold(self, lifeline: int) -> None:
+        self.selector.register(lifeline, selectors.EVENT_READ, self._owner_gone)
+
+    def _owner_gone(self, lifeline: int) -> None:
+        self.selector.unregister(lifeline)
+        if self.closing is None:
+            self.closed_by = "owner gone"
+            self.stop_all(lambda _: None)
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -247,10 +258,10 @@ class Keeper:
             self.stop_all(lambda _: None)
 
 
-def main(directory: Path, command: int, ready: int) -> None:
+def main(directory: Path, command: int, ready: int, *lifelines: int) -> None:
     os.umask(0o077)
-    os.set_inheritable(command, False)
-    os.set_inheritable(ready, False)
+    for handle in (command, ready, *lifelines):
+        os.set_inheritable(handle, False)
     lock = os.open(directory / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o600)
     signal.alarm(LOCK_PATIENCE_S)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -275,10 +286,12 @@ def main(directory: Path, command: int, ready: int) -> None:
     with contextlib.suppress(BrokenPipeError):  # the command was killed meanwhile: the next one finds us
         os.write(ready, b"!")
     os.close(ready)
+    for lifeline in lifelines:
+        keeper.hold(lifeline)
     keeper.serve(listener, wakeups)
     Path(launch["socket"]).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
     if os.fork() == 0:  # so it is nobody's child and no session leader: it outlives the command, without a terminal
-        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+        main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -88,15 +88,16 @@ def command_lock(directory: Path, command: str) -> Iterator[int]:
         os.close(handle)
 
 
-def launch(directory: Path, command: int, held: tuple[int, ...]) -> None:
+def launch(directory: Path, command: int, held: tuple[int, ...], lifeline: int | None = None) -> None:
     """Start the keeper and return once it serves and has started every member. Blocks.
 
     `command` is the open file of the command lock. The keeper holds it too until it serves: if we are killed before,
     no other command finds half a start. `held` are open files that it keeps as long as it lives.
+    When `lifeline` comes to its end, it stops.
     """
     reader, writer = os.pipe()
     out = os.open(directory / "keeper.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    handles = [command, writer]
+    handles = [command, writer] if lifeline is None else [command, writer, lifeline]
     argv = [sys.executable, "-P", "-m", "drillyard.runtimes.keeper", str(directory), *map(str, handles)]
     try:
         starter = subprocess.Popen(

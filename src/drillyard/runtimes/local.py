@@ -154,7 +154,7 @@ class LocalRuntime:
             for port in member.ports.values():
                 hold.take(member.host, port)
         try:
-            keeper_link.launch(plan.directory, lock, hold.handles)
+            keeper_link.launch(plan.directory, lock, hold.handles, self.home.lifeline(plan.name))
         finally:
             hold.release()
 
