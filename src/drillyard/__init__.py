@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drillyard.faces.api import Cluster, NotReady, cluster, cluster_sync
+    from drillyard.faces.api import Cluster, NotReady, SyncCluster, cluster, cluster_sync
 
-__all__ = ["Cluster", "NotReady", "cluster", "cluster_sync"]
+__all__ = ["Cluster", "NotReady", "SyncCluster", "cluster", "cluster_sync"]
 __version__ = "0.1.0"
 
 

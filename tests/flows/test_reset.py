@@ -102,6 +102,29 @@ def test_an_end_that_nobody_asked_for_is_kept_before_anything_is_changed(tmp_pat
     assert '"code": 1' in (Path(done.evidence) / "members.json").read_text()
 
 
+def test_a_member_that_was_about_to_end_is_started_once_more(tmp_path: Path) -> None:
+    """Its end is seen by the wait, and so is that of one that cannot live."""
+
+    def ends(stub: StubCluster, times: int) -> None:
+        def end(_: str) -> None:
+            nonlocal times
+            if times:
+                times -= 1
+                stub.runtime.end("tikv2", Exit(1, None, False, time.time() + 0.01))
+
+        stub.runtime.change("tikv1", running=False, pid=None, exit=Exit(None, 9, True, time.time() - 5))
+        stub.runtime.after_start = end
+
+    done, world = after_reset(tmp_path / "once", lambda stub: ends(stub, 1))
+    assert done.ending is Ending.OK, done.report.trouble
+    assert done.started == ("tikv1", "tikv2")
+    assert '"code": 1' in (Path(done.evidence) / "members.json").read_text()
+    assert world.keys == {}
+    done, world = after_reset(tmp_path / "always", lambda stub: ends(stub, 100))
+    assert done.ending is Ending.MEMBER_EXITED
+    assert world.keys
+
+
 def test_without_room_for_evidence_nothing_is_changed(tmp_path: Path) -> None:
     (tmp_path / "evidence").write_text("no directory")
 

@@ -316,6 +316,9 @@ class SyncCluster:
         self._loop = loop
         self._handle = handle
 
+    def __repr__(self) -> str:
+        return f"<SyncCluster {self.name}>"
+
     @property
     def name(self) -> str:
         return self._handle.name
@@ -381,6 +384,12 @@ def cluster_sync(name: str | None = None, **options: Unpack[ClusterOptions]) -> 
                 raise
         else:
             loop.run(context.__aexit__(None, None, None))
+
+
+def down_orphans_sync() -> tuple[DownReport, ...]:
+    """`Yard.down_orphans` for code without an event loop."""
+    with _LoopThread() as loop:
+        return loop.run(Yard().down_orphans())
 
 
 class _LoopThread:

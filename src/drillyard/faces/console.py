@@ -217,6 +217,12 @@ def show_connection(connection: Connection, *, only_hosts: bool) -> None:
 
 
 def show_members(rows: Iterable[MemberRow]) -> None:
+    for line in member_lines(rows):
+        say(line)
+
+
+def member_lines(rows: Iterable[MemberRow]) -> list[str]:
+    """One line a member, in columns."""
     told = []
     for row in rows:
         state = f"{row.state} ({row.exit_text})" if row.exit_text else row.state
@@ -226,8 +232,7 @@ def show_members(rows: Iterable[MemberRow]) -> None:
         told.append((row.name, _runs(row), state, where, row.addresses["client"]))
     least = (11, 20, 10, 12, 0)  # so that the rows of one command after another still stand in columns
     widths = [max(width, *(len(row[at]) for row in told)) for at, width in enumerate(least)] if told else []
-    for cells in told:
-        say(" ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+    return [" ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in told]
 
 
 def show_trouble(trouble: Trouble) -> None:
