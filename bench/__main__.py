@@ -18,7 +18,7 @@ from bench.figures import Results
 from drillyard.clients.calls import CallFailed
 
 IDLE_S = 5.0  # from ready until memory is read
-BENCHES = ("help", "start", "memory", "failover", "throughput")
+BENCHES = ("help", "start", "memory", "failover", "throughput", "reset")
 ON_REQUEST = ("compose",)  # needs Docker and the images of scripts/build-images
 
 
@@ -90,6 +90,8 @@ def _measure(bench: Bench, chosen: list[str], results: Results) -> None:
         puts, gets = asyncio.run(service.throughput(bench))
         results.add(figures.PUTS, puts)
         results.add(figures.GETS, gets)
+    if "reset" in chosen:
+        results.add(figures.RESET, asyncio.run(service.reset(bench)))
     if "start" in chosen:
         results.add(figures.STOP, bench.run("down", "--delete-data").took_s)
 

@@ -32,6 +32,7 @@ STORE_LOST = Figure("served again after SIGKILL of the region leader", "s", 3.0)
 PD_LOST = Figure("served again after SIGKILL of the PD leader", "s", 3.0)
 PUTS = Figure("puts, 64 in flight, one client process", "/s", is_rate=True)
 GETS = Figure("gets, 64 in flight, one client process", "/s", is_rate=True)
+RESET = Figure("reset of a running cluster with 1,000 keys, empty and proven", "s", 0.3)
 STOP = Figure("drillyard down --delete-data, start to exit", "s")
 
 

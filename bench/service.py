@@ -13,11 +13,13 @@ from drillyard.clients.calls import CallFailed
 from drillyard.clients.pd import PdClient
 from drillyard.clients.tikv import RawClient
 from drillyard.faces.api import Yard
+from drillyard.flows.report import Ending
 
 PROBE_S = 0.5  # the longest that one attempt may take
 PAUSE_S = 0.005
 GIVE_UP_S = 60.0
 IN_FLIGHT = 64
+KEYS = 1000  # to be deleted by a reset
 THROUGHPUT_S = 2.0
 
 
@@ -61,6 +63,23 @@ async def pd_lost(bench: Bench) -> float:
         for pd in pds:
             pd.close()
     await _heal(bench, leader.name)
+    return took_s
+
+
+async def reset(bench: Bench) -> float:
+    """A cluster that is untouched but for its data, until it is proven to be as new."""
+    client = RawClient(_pd_addresses(bench.members()), timeout_s=10.0)
+    try:
+        outcomes = await asyncio.gather(*(client.put(b"bench-%d" % number, b"x" * 100) for number in range(KEYS)))
+    finally:
+        client.close()
+    if not all(outcome.is_ok for outcome in outcomes):
+        raise BenchFailed("the keys to delete could not be written")
+    began = time.perf_counter()
+    done = await Yard(bench.home).cluster().reset()
+    took_s = time.perf_counter() - began
+    if done.ending is not Ending.OK or not done.is_data_deleted:
+        raise BenchFailed(f"the cluster could not be reset: {done.report.trouble}")
     return took_s
 
 
