@@ -160,14 +160,18 @@ class Yard:
         self._scope = Scope.of(Path(home) if home is not None else None, listener)
 
     async def up(self, wanted: Wanted | None = None, name: str = DEFAULT_NAME) -> Report:
-        """Bring up, or take as it runs, and wait for all six gates. Tells the end in the report, raises refusals."""
+        """Bring up, or take as it runs, and wait for all six gates. How that ended is told in the report; what cannot
+        be started at all is raised (`RuntimeRefusal`, `TopologyError`)."""
         return await up.up(self._scope, (wanted or Wanted()).request(name))
 
     async def prove(self, wanted: Wanted | None = None, name: str | None = None) -> ProofReport:
+        """The whole procedure: a new deployment up, proven, and down with nothing left. Raises refusals before anything
+        is started, `Misuse` for a name that is there already; what happens afterwards is told in the report."""
         return await prove(self._scope, (wanted or Wanted()).request(name or new_name("prove")))
 
     async def adopt(self, project: str, name: str) -> Standing:
-        """Take a Compose project that somebody else started as the deployment `name`."""
+        """Take a Compose project that somebody else started as the deployment `name`. Raises `Misuse` when there is no
+        such project, or a deployment of this name."""
         return await operate.adopt(self._scope, project, name)
 
     async def down_orphans(self) -> tuple[DownReport, ...]:
@@ -179,6 +183,7 @@ class Yard:
         return self._scope.runtime.own(name)
 
     async def list(self) -> Listing:
+        """Every deployment, by the word of what runs its members."""
         return await inspect.listing(self._scope)
 
     def cluster(self, name: str = DEFAULT_NAME) -> Cluster:
@@ -186,6 +191,7 @@ class Yard:
         return Cluster(self._scope, name)
 
     def exists(self, name: str) -> bool:
+        """Whether there is a deployment of this name, up or down."""
         return self._scope.runtime.remembered(name) is not None
 
 
@@ -204,7 +210,8 @@ class Cluster:
         return plan.topology.pd_endpoints if plan is not None else ()
 
     async def verify(self, wait_s: float | None = None) -> Report:
-        """Judge it from outside, once, or wait until it is ready."""
+        """Judge it from outside: once, or for at most `wait_s` seconds until it is ready. What is found is told in the
+        report, also that it is down. Raises `NoSuchDeployment`."""
         self.report = await up.verify(self._scope, self.name, wait_s)
         return self.report
 
@@ -215,7 +222,8 @@ class Cluster:
         return diagnosis
 
     async def status(self) -> Standing:
-        """How its members are by the runtime's word, and from one look of at most a second what may still fail."""
+        """How its members are by the runtime's word, and from one look of at most a second what may still fail. Raises
+        `NoSuchDeployment`."""
         return await inspect.status(self._scope, self.name)
 
     async def connection(self) -> Connection:
@@ -223,30 +231,40 @@ class Cluster:
         return await inspect.connection(self._scope, self.name)
 
     async def start(self, member: str) -> MemberRow:
+        """Start a member that does not run; it is not waited for until it serves. Raises `WrongState` when it runs, as
+        all of these do when the deployment is down, and `NoSuchMember`."""
         return await self.operate(Operation.START, member)
 
     async def stop(self, member: str) -> MemberRow:
+        """Stop a member in good order (SIGTERM) and wait for its end."""
         return await self.operate(Operation.STOP, member)
 
     async def restart(self, member: str) -> MemberRow:
+        """Stop a member and start it again."""
         return await self.operate(Operation.RESTART, member)
 
     async def kill(self, member: str) -> MemberRow:
+        """End a member at once (SIGKILL)."""
         return await self.operate(Operation.KILL, member)
 
     async def pause(self, member: str) -> MemberRow:
+        """Freeze a member (SIGSTOP): it keeps its connections and answers nothing."""
         return await self.operate(Operation.PAUSE, member)
 
     async def resume(self, member: str) -> MemberRow:
+        """Let a paused member go on (SIGCONT)."""
         return await self.operate(Operation.RESUME, member)
 
     async def operate(self, operation: Operation, member: str) -> MemberRow:
+        """Any of the six above by its name; the member as it is afterwards."""
         return await operate.operate(self._scope, self.name, operation, member)
 
     async def logs(self, member: str | None = None, lines: int = 100) -> tuple[LogLine, ...]:
+        """The last lines of each log, of one member or of all; also of a deployment that is down."""
         return await inspect.logs(self._scope, self.name, member, lines)
 
     def follow(self, member: str | None = None) -> AsyncIterator[LogLine]:
+        """Every line that is written from now on, without end."""
         return inspect.follow(self._scope, self.name, member)
 
     async def reset(self, timeout_s: float = TIMEOUT_S) -> ResetReport:
@@ -256,10 +274,13 @@ class Cluster:
         return done
 
     async def save_evidence(self, reason: str) -> Path:
-        """Write an evidence bundle now, and return its directory."""
+        """Write an evidence bundle now, and return its directory. `reason` is a part of its name. Raises
+        `EvidenceLost`."""
         return await operate.save_evidence(self._scope, self.name, reason)
 
     async def down(self, *, delete_data: bool = False) -> DownReport:
+        """Stop all members and prove that nothing is left. Data and logs go only if they are to be deleted and the
+        evidence of an end that nobody asked for could be saved before; evidence stays in any case."""
         return await operate.down(self._scope, self.name, delete_data=delete_data)
 
 

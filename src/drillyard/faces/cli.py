@@ -250,7 +250,7 @@ def logs(
     member: Annotated[str | None, typer.Argument(help="One member only.", metavar="MEMBER")] = None,
     name: Name = DEFAULT,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with every new line.")] = False,
-    lines: Annotated[int, typer.Option("--lines", help="How many last lines of each file.", min=0)] = 100,
+    lines: Annotated[int, typer.Option("--lines", help="How many last lines of each file.", metavar="N", min=0)] = 100,
     as_json: Json = False,
 ) -> None:
     """The last lines of the members' logs."""

@@ -50,6 +50,8 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
+    """One line of a member's log or output, as it was written."""
+
     member: str
     text: str
 

@@ -93,6 +93,10 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class MemberRow:
+    """One member as its runtime sees it. `kind` is emulated or real; `state` is running, paused,
+    stopped (asked for), exited (not asked for) or not started; `exit_…` tell of its last end; `addresses` are host:port
+    by purpose (client, peer, status)."""
+
     name: str
     role: str
     kind: str
@@ -122,6 +126,9 @@ class MemberRow:
 
 @dataclass(frozen=True, slots=True)
 class GateRow:
+    """The verdict of one gate: `status` is holds, violated or unknown; `members` are those that it lacks something of;
+    `open_after_s` is when it opened in this wait."""
+
     gate: str
     status: str
     lacks: tuple[str, ...] = ()
