@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("images/*.md")])
-RUN_BY_CI = re.compile(r"\./yard (check|test|bench|verify-vendor)\b")
+RUN_BY_CI = re.compile(r"\./yard (check|test|bench|docs|verify-vendor)\b")
 IN_CONTAINERS = re.compile(r"docker compose|--runtime compose")
 
 
@@ -35,6 +35,9 @@ class Example:
         assert done.returncode == 0, f"{self}\n{done.stdout}\n{done.stderr}"
         for promised in re.findall(r"# prints: (.*)$", self.text, re.MULTILINE):
             assert promised in done.stdout.splitlines(), f"{self} never printed {promised!r}:\n{done.stdout}"
+        told = done.stdout + done.stderr
+        for promised in re.findall(r"# says: (.*)$", self.text, re.MULTILINE):
+            assert any(promised in line for line in told.splitlines()), f"{self} never said {promised!r}:\n{told}"
 
 
 def examples(*, in_containers: bool) -> list[Example]:

@@ -1,8 +1,9 @@
 """Every command block and program in the documents does what it says, on a cluster of its own.
 
 A `sh` block is run as one script with `sh -eu` from the top of the checkout; a `python` block as a program. What a line
-prints is stated behind it as `# prints: ...`. Blocks that call the test commands themselves are run by `.ci/run`, those
-that need Docker by the tier that has it.
+prints is stated behind it as `# prints: ...` (a whole line of its output), or `# says: ...` (a part of a line, of its
+output or its errors). Blocks that call the test commands themselves are run by `.ci/run`, those that need Docker by the
+tier that has it.
 """
 
 from __future__ import annotations
