@@ -30,11 +30,12 @@ class Shot:
     moment: str = ""
 
 
+# Somebody kills a store; and the others have elected.
 KILL_9 = """
 kill -9 "$(./yard status --json | python3 -c '
 import json, sys
 print(next(one["pid"] for one in json.load(sys.stdin)["deployment"]["members"] if one["name"] == "tikv1"))')"
-until ./yard status | grep -q 'tikv1 .*exited'; do :; done
+until ./yard verify 2>&1 | grep -q 'data-path *open'; do :; done
 """
 ALL = (
     Shot("up-starting", "./yard up", moment=r"timestamps +open(.*\n)+.*replicated +(closed|unknown)"),

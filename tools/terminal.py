@@ -23,7 +23,7 @@ from xml.sax.saxutils import escape
 
 import pyte
 
-COLUMNS, LINES = 100, 60
+COLUMNS, LINES = 120, 60
 CELL_WIDTH, CELL_HEIGHT, FONT_SIZE = 8.4, 19, 14
 MARGIN, BAR = 16, 34
 BACKGROUND, FOREGROUND, DIM = "#10161d", "#d5dbe1", "#78838f"
