@@ -55,7 +55,7 @@ Two families of error: misuse and refusals are raised, with what is wrong and th
 ENTRANCE = ("cluster", "cluster_sync")
 HANDLES = ("Cluster", "SyncCluster", "Yard", "Wanted")
 ERRORS = ("NotReady", "TopologyError", "RuntimeRefusal", "EvidenceLost")
-RECORD_MODULES = ("drillyard.flows.", "drillyard.judge.ends", "drillyard.judge.surviv", "drillyard.faces.")
+RECORD_MODULES = ("drillyard.flows.", "drillyard.judge.", "drillyard.faces.")
 NOT_SHOWN = {"Scope", "UpRequest", "request"}  # how the parts are put together
 
 

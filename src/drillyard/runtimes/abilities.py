@@ -229,12 +229,16 @@ class Misuse(RuntimeRefusal):
 
 
 class NoSuchDeployment(Misuse):
+    """There is no deployment of this name."""
+
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
         there = f"there are: {', '.join(known)}" if known else "there is none yet: `drillyard up` makes one"
         super().__init__(f"there is no deployment {name!r}", there)
 
 
 class NoSuchMember(Misuse):
+    """The deployment has no member of this name."""
+
     def __init__(self, deployment: str, name: str, known: tuple[str, ...]) -> None:
         super().__init__(f"deployment {deployment!r} has no member {name!r}", f"it has: {', '.join(known)}")
 
@@ -256,6 +260,8 @@ class StartRefused(RuntimeRefusal):
 
 
 class PortTaken(StartRefused):
+    """Somebody else has a port that a member wants."""
+
     def __init__(self, port: int, member: str, owner: str) -> None:
         mend = "stop that, or plan another port"
         super().__init__(f"port {port}, wanted by {member}, is taken by {owner}", mend)
@@ -265,7 +271,7 @@ class PortTaken(StartRefused):
 
 
 class ExecutableUnusable(StartRefused):
-    pass
+    """The named server cannot be run."""
 
 
 class Busy(StartRefused):
