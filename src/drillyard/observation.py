@@ -1,4 +1,5 @@
-"""What was seen: one `Reading` per probe, and the immutable `Observation` of one cycle.
+"""What was seen: one `Reading` per probe, and the immutable `Observation` of one cycle; every `Attempt` of a canary,
+and what changed in PD's words meanwhile.
 
 Rules: pure data, no opinions. A probe that was not answered leaves a reading with a `Failure` and no answer; that is a
 fact too, and never the same as "broken". Everything that judges the cluster reads one `Observation`, so that all checks
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import TypeVar
 
 from drillyard.topology import Role
@@ -304,3 +305,52 @@ class Observation:
     def with_readings(self, more: Iterable[Reading]) -> Observation:
         """The same instant with the readings of a later stage added."""
         return Observation(self.number, self.at, self.started, (*self.readings, *more))
+
+
+# --- what canaries see: one attempt after the other, while something is done to a member ------------------------------
+
+
+class Act(Enum):
+    WRITE = "write"
+    READ = "read"
+    TIMESTAMP = "timestamp"
+
+
+class Result(Enum):
+    """What an attempt came to: it happened, it certainly did not, or nobody told."""
+
+    OK = "ok"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a canary at one member. `number` is what it wrote, what it read (0: the key was not there), or the
+    timestamp that it was granted."""
+
+    act: Act
+    began: float
+    ended: float
+    result: Result
+    number: int = 0
+    member: str = ""
+
+
+class PdWord(Enum):
+    """What of PD's words is watched."""
+
+    REGION_LEADER = "region leader"
+    STORE_STATE = "store state"
+    PD_LEADER = "PD leader"
+
+
+@dataclass(frozen=True, slots=True)
+class PdChange:
+    """PD said `before`, and from `at` on `after`. `subject` is a region's id in digits, a store's member, or empty."""
+
+    at: float
+    word: PdWord
+    subject: str
+    before: str
+    after: str

@@ -49,8 +49,8 @@ from drillyard.observation import (
     TimestampsSeen,
 )
 from drillyard.topology import Role
+from drillyard.wire.keys import PROBE_PREFIX
 
-PROBE_PREFIX = b"\xff\xff\xffdrillyard/probe/"
 MOST_REGIONS_NAMED = 5
 MOST_REGIONS = 1024  # that one look asks for: PD answers from memory, in some 0.4 MB
 T = TypeVar("T")

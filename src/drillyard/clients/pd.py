@@ -86,6 +86,11 @@ class PdClient:
         request = pdpb.GetRegionRequest(header=_header(cluster_id), region_key=key)
         return await self._ask(self._channel.unary(services.PD.GetRegion, request, timeout_s=timeout_s), timeout_s)
 
+    async def scan_regions(self, cluster_id: int, limit: int, *, timeout_s: float) -> pdpb.ScanRegionsResponse:
+        """The first regions of the key space, at most `limit`."""
+        request = pdpb.ScanRegionsRequest(header=_header(cluster_id), limit=limit)
+        return await self._ask(self._channel.unary(services.PD.ScanRegions, request, timeout_s=timeout_s), timeout_s)
+
     async def store(self, cluster_id: int, store_id: int, *, timeout_s: float) -> pdpb.GetStoreResponse:
         request = pdpb.GetStoreRequest(header=_header(cluster_id), store_id=store_id)
         return await self._ask(self._channel.unary(services.PD.GetStore, request, timeout_s=timeout_s), timeout_s)

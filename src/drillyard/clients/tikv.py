@@ -25,6 +25,9 @@ from drillyard.wire import errorpb, kvrpcpb, metapb, services
 from drillyard.wire.method import Method
 from drillyard.wire.rpc import Channel
 
+# Failures that do not contradict what was believed about the region.
+_PROVES_NOTHING = {"error", "server_is_busy", "raft_entry_too_large"}
+
 
 class Result(Enum):
     OK = "ok"
@@ -52,8 +55,8 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Route:
-    """One region as it was last known, and where its leader is."""
+class Route:
+    """One region as it was last known, and one peer of it: the leader, as far as the caller knows."""
 
     start: bytes
     end: bytes = field(compare=False)
@@ -68,23 +71,60 @@ class _Route:
         return kvrpcpb.Context(region_id=self.region.id, region_epoch=self.region.region_epoch, peer=self.peer)
 
 
+class Stores:
+    """Single attempts at the very peer that a route names, over one connection to each store."""
+
+    def __init__(self, timeout_s: float, dial: Dial = directly) -> None:
+        self._timeout_s = timeout_s
+        self._dial = dial
+        self._channels: dict[str, Channel] = {}
+
+    def close(self) -> None:
+        for channel in self._channels.values():
+            channel.close()
+
+    async def attempt(
+        self, method: Method[Any, Any], request: Any, route: Route, *, is_write: bool
+    ) -> tuple[Outcome, Any | None]:
+        """The outcome, and the answer if it is `OK`."""
+        request.context.CopyFrom(route.context())
+        told = Outcome(Result.OK, region_id=route.region.id, store=route.address)
+        lost = Result.UNKNOWN if is_write else Result.FAILED
+        try:
+            answer = await self._call(method, request, route.address)
+        except CallFailed as failure:
+            result = Result.FAILED if failure.kind == calls.REFUSED else lost
+            return replace(told, result=result, kind=failure.kind, reason=failure.text), None
+        if answer.HasField("region_error"):
+            error: errorpb.Error = answer.region_error
+            result = lost if error.HasField("stale_command") else Result.FAILED
+            return replace(told, result=result, kind=_kind_of(error), reason=_words_of(error)), None
+        if getattr(answer, "error", ""):
+            return replace(told, result=Result.FAILED, kind="error", reason=answer.error), None
+        return told, answer
+
+    async def _call(self, method: Method[Any, Any], request: Any, address: str) -> Any:
+        channel = self._channels.get(address)
+        if channel is None:
+            channel = self._channels[address] = channel_to(address, self._dial)
+        return await ask(channel.unary(method, request, timeout_s=self._timeout_s), address, self._timeout_s)
+
+
 class RawClient:
     """RawKV on one cluster, by the client addresses of its PD members; `dial` says where any address is reached."""
 
     def __init__(self, pd_addresses: Sequence[str], *, timeout_s: float = 5.0, dial: Dial = directly) -> None:
         self._pds = [PdClient(address, address, dial) for address in pd_addresses]
-        self._dial = dial
         self._timeout_s = timeout_s
+        self._stores = Stores(timeout_s, dial)
         self._leader: PdClient | None = None
         self._cluster_id = 0
-        self._routes: list[_Route] = []
-        self._channels: dict[str, Channel] = {}
+        self._routes: list[Route] = []
 
     def close(self) -> None:
         for client in self._pds:
             client.close()
-        for channel in self._channels.values():
-            channel.close()
+        self._stores.close()
 
     # --- one key -----------------------------------------------------------------------------------------------------
 
@@ -168,31 +208,12 @@ class RawClient:
         route, refused = await self._route(key)
         if route is None:
             return refused, None
-        request.context.CopyFrom(route.context())
-        told = Outcome(Result.OK, region_id=route.region.id, store=route.address)
-        lost = Result.UNKNOWN if is_write else Result.FAILED
-        try:
-            answer = await self._call(method, request, route.address)
-        except CallFailed as failure:
-            self._forget(route)
-            result = Result.FAILED if failure.kind == calls.REFUSED else lost
-            return replace(told, result=result, kind=failure.kind, reason=failure.text), None
-        if answer.HasField("region_error"):
-            error: errorpb.Error = answer.region_error
-            self._learn(route, error)
-            result = lost if error.HasField("stale_command") else Result.FAILED
-            return replace(told, result=result, kind=_kind_of(error), reason=_words_of(error)), None
-        if getattr(answer, "error", ""):
-            return replace(told, result=Result.FAILED, kind="error", reason=answer.error), None
-        return told, answer
+        outcome, answer = await self._stores.attempt(method, request, route, is_write=is_write)
+        if not outcome.is_ok and outcome.kind not in _PROVES_NOTHING:
+            self._routes = [old for old in self._routes if old is not route]
+        return outcome, answer
 
-    async def _call(self, method: Method[Any, Any], request: Any, address: str) -> Any:
-        channel = self._channels.get(address)
-        if channel is None:
-            channel = self._channels[address] = channel_to(address, self._dial)
-        return await ask(channel.unary(method, request, timeout_s=self._timeout_s), address, self._timeout_s)
-
-    async def _route(self, key: bytes) -> tuple[_Route | None, Outcome]:
+    async def _route(self, key: bytes) -> tuple[Route | None, Outcome]:
         known = self._known(key)
         if known is not None:
             return known, Outcome(Result.OK)
@@ -205,7 +226,7 @@ class RawClient:
         insort(self._routes, route)
         return route, Outcome(Result.OK)
 
-    async def _look_up(self, key: bytes) -> _Route:
+    async def _look_up(self, key: bytes) -> Route:
         leader = await self._pd_leader()
         found = await leader.region(self._cluster_id, key, timeout_s=self._timeout_s)
         if found.header.HasField("error"):
@@ -215,7 +236,7 @@ class RawClient:
         if not found.leader.id:
             raise CallFailed(calls.NO_LEADER, f"PD knows no leader of region {found.region.id}")
         address = await self._address_of(leader, found.leader.store_id)
-        return _Route(found.region.start_key, found.region.end_key, found.region, found.leader, address)
+        return Route(found.region.start_key, found.region.end_key, found.region, found.leader, address)
 
     async def _address_of(self, leader: PdClient, store_id: int) -> str:
         answer = await leader.store(self._cluster_id, store_id, timeout_s=self._timeout_s)
@@ -243,17 +264,9 @@ class RawClient:
             raise failures[0]
         raise CallFailed(calls.NO_LEADER, "no PD leader is known")
 
-    def _known(self, key: bytes) -> _Route | None:
+    def _known(self, key: bytes) -> Route | None:
         at = bisect_right(self._routes, key, key=lambda route: route.start)
         return self._routes[at - 1] if at and self._routes[at - 1].has(key) else None
-
-    def _forget(self, route: _Route) -> None:
-        self._routes = [old for old in self._routes if old is not route]
-
-    def _learn(self, route: _Route, error: errorpb.Error) -> None:
-        """Drop what a region error proves wrong. A load error proves nothing wrong."""
-        if not (error.HasField("server_is_busy") or error.HasField("raft_entry_too_large")):
-            self._forget(route)
 
 
 def _kind_of(error: errorpb.Error) -> str:

@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from drillyard.flows import inspect, operate, up
+from drillyard.flows import measure as ruler
 from drillyard.flows.evidence import EvidenceLost
 from drillyard.flows.inspect import Connection, Listing, LogLine, Standing
+from drillyard.flows.measure import Order, OutageReport
 from drillyard.flows.operate import Operation
 from drillyard.flows.prove import prove
 from drillyard.flows.report import Diagnosis, DownReport, Ending, Listener, MemberRow, ProofReport, Report, ResetReport
@@ -54,6 +56,8 @@ __all__ = [
     "LogLine",
     "MemberRow",
     "NotReady",
+    "Operation",
+    "OutageReport",
     "ProofReport",
     "Report",
     "ResetReport",
@@ -259,6 +263,14 @@ class Cluster:
         """Any of the six above by its name; the member as it is afterwards."""
         return await operate.operate(self._scope, self.name, operation, member)
 
+    async def measure(
+        self, operation: Operation | str, member: str, *, timeout_s: float = TIMEOUT_S, watch_s: float = 0.0
+    ) -> OutageReport:
+        """Do it, and measure what clients lose by it: kill, stop, pause or restart. `timeout_s` is how long the service
+        may be away, `watch_s` how long after it is back PD is given to notice."""
+        order = Order(self.name, Operation(operation), member, timeout_s, watch_s)
+        return await ruler.measure(self._scope, order)
+
     async def logs(self, member: str | None = None, lines: int = 100) -> tuple[LogLine, ...]:
         """The last lines of each log, of one member or of all; also of a deployment that is down."""
         return await inspect.logs(self._scope, self.name, member, lines)
@@ -378,6 +390,11 @@ class SyncCluster:
 
     def resume(self, member: str) -> MemberRow:
         return self._loop.run(self._handle.resume(member))
+
+    def measure(
+        self, operation: Operation | str, member: str, *, timeout_s: float = TIMEOUT_S, watch_s: float = 0.0
+    ) -> OutageReport:
+        return self._loop.run(self._handle.measure(operation, member, timeout_s=timeout_s, watch_s=watch_s))
 
     def logs(self, member: str | None = None, lines: int = 100) -> tuple[LogLine, ...]:
         return self._loop.run(self._handle.logs(member, lines))

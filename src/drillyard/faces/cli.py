@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
@@ -48,6 +48,15 @@ Version = Annotated[str | None, typer.Option("--version", help="compose: the rel
 PdImage = Annotated[str | None, typer.Option("--pd-image", help="compose: the image of PD.", metavar="IMAGE")]
 TikvImage = Annotated[str | None, typer.Option("--tikv-image", help="compose: the image of TiKV.", metavar="IMAGE")]
 Timeout = Annotated[float, typer.Option("--timeout", help="How long to wait for all gates.", metavar="SECONDS")]
+Measure = Annotated[bool, typer.Option("--measure", help="Measure the outage that it causes, as clients see it.")]
+Patience = Annotated[
+    float | None,
+    typer.Option("--timeout", help="With --measure: how long the service may be away (60).", metavar="SECONDS"),
+]
+Watched = Annotated[
+    float | None,
+    typer.Option("--watch", help="With --measure: how long to wait for PD to notice too (0).", metavar="SECONDS"),
+]
 MemberName = Annotated[str, typer.Argument(help="The member, such as tikv1.", metavar="MEMBER")]
 DEFAULT = "default"
 
@@ -413,27 +422,55 @@ def start(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> No
 
 
 @app.command()
-def stop(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
+def stop(
+    member: MemberName,
+    name: Name = DEFAULT,
+    measure: Measure = False,
+    timeout: Patience = None,
+    watch: Watched = None,
+    as_json: Json = False,
+) -> None:
     """Stop a member in good order (SIGTERM)."""
-    _operate("stop", member, name, as_json)
+    _operate("stop", member, name, as_json, _Ruled(measure, timeout, watch))
 
 
 @app.command()
-def restart(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
+def restart(
+    member: MemberName,
+    name: Name = DEFAULT,
+    measure: Measure = False,
+    timeout: Patience = None,
+    watch: Watched = None,
+    as_json: Json = False,
+) -> None:
     """Stop a member and start it again."""
-    _operate("restart", member, name, as_json)
+    _operate("restart", member, name, as_json, _Ruled(measure, timeout, watch))
 
 
 @app.command()
-def kill(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
+def kill(
+    member: MemberName,
+    name: Name = DEFAULT,
+    measure: Measure = False,
+    timeout: Patience = None,
+    watch: Watched = None,
+    as_json: Json = False,
+) -> None:
     """End a member at once (SIGKILL)."""
-    _operate("kill", member, name, as_json)
+    _operate("kill", member, name, as_json, _Ruled(measure, timeout, watch))
 
 
 @app.command()
-def pause(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
+def pause(
+    member: MemberName,
+    name: Name = DEFAULT,
+    measure: Measure = False,
+    timeout: Patience = None,
+    watch: Watched = None,
+    as_json: Json = False,
+) -> None:
     """Freeze a member (SIGSTOP): it keeps its connections and answers nothing."""
-    _operate("pause", member, name, as_json)
+    _operate("pause", member, name, as_json, _Ruled(measure, timeout, watch))
 
 
 @app.command()
@@ -454,10 +491,23 @@ def version(as_json: Json = False) -> None:
     raise typer.Exit(command.end(exits.OK, lambda: console.say(text), version=__version__))
 
 
-def _operate(do: str, member: str, name: str, as_json: bool) -> None:
+class _Ruled(NamedTuple):
+    """How an operation is to be measured, if it is."""
+
+    measure: bool = False
+    timeout: float | None = None
+    watch: float | None = None
+
+
+def _operate(do: str, member: str, name: str, as_json: bool, ruled: _Ruled = _Ruled()) -> None:  # noqa: B008
     from drillyard.faces import console, document, exits
     from drillyard.flows.operate import Operation
 
+    if ruled.measure:
+        _measure(do, member, name, as_json, ruled)
+    for option in ("timeout", "watch"):
+        if getattr(ruled, option) is not None:
+            raise typer.BadParameter("it goes with --measure", param_hint=f"--{option}")
     command, yard = _begin(do, as_json)
 
     async def work() -> int:
@@ -467,15 +517,43 @@ def _operate(do: str, member: str, name: str, as_json: bool) -> None:
     _finish(command, work)
 
 
-def _begin(command: str, as_json: bool, *, is_long: bool = False) -> tuple[Command, Yard]:
+def _measure(do: str, member: str, name: str, as_json: bool, ruled: _Ruled) -> NoReturn:
+    from drillyard.faces import console, document, exits
+    from drillyard.flows.measure import lines_of
+    from drillyard.flows.up import TIMEOUT_S
+
+    command, yard = _begin(do, as_json, is_long=True, has_picture=False)
+    timeout_s = TIMEOUT_S if ruled.timeout is None else ruled.timeout
+
+    async def work() -> int:
+        cluster = yard.cluster(name)
+        report = await cluster.measure(do, member, timeout_s=timeout_s, watch_s=ruled.watch or 0.0)
+        parts = {"member": document.of_member(report.row), "outage": document.of_outages(report)}
+        trouble = report.trouble
+        if trouble is not None:
+            parts["error"] = document.of_trouble(trouble)
+
+        def show() -> None:
+            console.show_members([report.row])
+            for line in lines_of(report):
+                console.say(line)
+            if trouble is not None:
+                console.show_trouble(trouble)
+
+        return command.end(exits.OF_ENDING[report.ending], show, **parts)
+
+    _finish(command, work)
+
+
+def _begin(command: str, as_json: bool, *, is_long: bool = False, has_picture: bool = True) -> tuple[Command, Yard]:
     from drillyard.faces.api import Yard
     from drillyard.faces.runner import Command
 
-    begun = Command(command, as_json, is_long)
+    begun = Command(command, as_json, is_long, has_picture)
     return begun, Yard(listener=begun.listener)
 
 
-def _finish(command: Command, work: object) -> None:
+def _finish(command: Command, work: object) -> NoReturn:
     from drillyard.faces.runner import run
 
     raise typer.Exit(run(command, work))  # type: ignore[arg-type]

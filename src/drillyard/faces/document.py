@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 from drillyard.flows.inspect import Connection, LogLine, Standing
+from drillyard.flows.measure import OutageReport
 from drillyard.flows.report import (
     Diagnosis,
     DownReport,
@@ -22,7 +23,9 @@ from drillyard.flows.report import (
     ResetReport,
     Trouble,
 )
+from drillyard.judge.outage import Outage
 from drillyard.judge.survivability import Margin, Quorums, Survivability
+from drillyard.observation import PdChange
 
 FORMAT = 1
 
@@ -197,6 +200,49 @@ def of_standing(standing: Standing) -> dict[str, Any]:
         "pd_endpoints": list(standing.pd_endpoints),
         "members": [of_member(row) for row in standing.members],
         "survivability": of_survivability(standing.survivability),
+    }
+
+
+def of_outages(report: OutageReport) -> dict[str, Any]:
+    return {
+        "operation": report.order.operation.value,
+        "asked_at": round(report.strike.asked_at, 6),
+        "done_at": round(report.strike.done_at, 6),
+        "watched_s": round(report.watched_s, 6),
+        "interval_s": report.pace_s,
+        "regions": [of_outage(one) for one in report.regions],
+        "regions_left_out": report.left_out,
+        "timestamps": None if report.timestamps is None else of_outage(report.timestamps),
+        "pd": [of_change(change) for change in report.changes],
+        "keys_left": [key.hex().upper() for key in report.keys_left],
+    }
+
+
+def of_outage(one: Outage) -> dict[str, Any]:
+    gap, moved = one.gap, one.moved
+    return {
+        "region_id": one.region_id or None,
+        "is_served": one.is_served,
+        "outage_s": None if gap is None else round(gap.length_s, 6),
+        "last_good_at": None if gap is None else round(gap.begins, 6),
+        "first_good_at": None if gap is None or gap.ends is None else round(gap.ends, 6),
+        "interruptions": len(one.further) + (gap is not None),
+        "longest_gap_s": round(one.longest_s, 6),
+        "pd_noticed": None if one.noticed is None else of_change(one.noticed),
+        "leader_moved": None
+        if moved is None
+        else {"at": round(moved.at, 6), "before": moved.before, "after": moved.after},
+        "lost": one.lost,
+    }
+
+
+def of_change(change: PdChange) -> dict[str, Any]:
+    return {
+        "at": round(change.at, 6),
+        "what": change.word.value,
+        "subject": change.subject,
+        "before": change.before,
+        "after": change.after,
     }
 
 

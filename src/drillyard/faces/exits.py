@@ -20,5 +20,6 @@ OF_ENDING = {
     Ending.NOT_READY: NOT_READY,
     Ending.MEMBER_EXITED: MEMBER_EXITED,
     Ending.NOT_CLEAN: NOT_CLEAN,
+    Ending.WRITES_LOST: NOT_READY,  # the cluster is not as it was promised, which no wait will mend
     Ending.INTERRUPTED: INTERRUPTED,
 }

@@ -35,6 +35,7 @@ class Command:
     name: str
     is_json: bool
     is_long: bool = False  # it waits, so that progress is worth showing
+    has_picture: bool = True  # there are members and gates to draw on the way
     is_endless: bool = False  # only an interruption ends it
     began: float = field(default_factory=time.time)
     listener: console.Lines = field(init=False)
@@ -42,7 +43,7 @@ class Command:
     def __post_init__(self) -> None:
         if self.is_json or not self.is_long:
             self.listener = console.Quiet(self.began)
-        elif sys.stdout.isatty():
+        elif self.has_picture and sys.stdout.isatty():
             self.listener = console.Table(self.began)
         else:
             self.listener = console.Lines(self.began)

@@ -45,6 +45,7 @@ class Ending(StrEnum):
     COULD_NOT_START = "could-not-start"
     INTERRUPTED = "interrupted"
     NOT_CLEAN = "not-clean"
+    WRITES_LOST = "writes-lost"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from __future__ import annotations
 GROUP = 8
 _MARKER = 255
 
+PROBE_PREFIX = b"\xff\xff\xffdrillyard/probe/"  # the keys that are ours, at the end of the key space
+
 
 class BadKey(ValueError):
     """Bytes or text that no key is written as."""
