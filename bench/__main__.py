@@ -12,14 +12,14 @@ import sys
 import time
 from pathlib import Path
 
-from bench import containers, figures, service
+from bench import containers, figures, ruler, service
 from bench.deployment import COMMAND, Bench, BenchFailed, reported_s, temporary
 from bench.figures import Results
 from drillyard.clients.calls import CallFailed
 
 IDLE_S = 5.0  # from ready until memory is read
 BENCHES = ("help", "start", "memory", "failover", "throughput", "reset")
-ON_REQUEST = ("compose",)  # needs Docker and the images of scripts/build-images
+ON_REQUEST = ("ruler", "compose")  # takes a minute a run; needs Docker and the images of scripts/build-images
 
 
 def main() -> int:
@@ -33,7 +33,7 @@ def main() -> int:
                 results.add(figures.HELP, _help_s())
             if "compose" in chosen:
                 containers.measure(results)
-            if set(chosen) & set(BENCHES) - {"help"}:
+            if set(chosen) - {"help", "compose"}:
                 with temporary() as bench:
                     _measure(bench, chosen, results)
     except (BenchFailed, CallFailed, subprocess.TimeoutExpired) as failure:
@@ -60,7 +60,7 @@ def _options() -> argparse.Namespace:
         nargs="*",
         choices=[*BENCHES, *ON_REQUEST, []],
         metavar="BENCH",
-        help=f"which of: {', '.join(BENCHES)} (all of these); and {', '.join(ON_REQUEST)}, which needs Docker",
+        help=f"which of: {', '.join(BENCHES)} (all of these); and on request {', '.join(ON_REQUEST)}",
     )
     parser.add_argument("--runs", type=_count, default=5, metavar="N", help="how many runs (5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON document there, not to stdout")
@@ -92,6 +92,8 @@ def _measure(bench: Bench, chosen: list[str], results: Results) -> None:
         results.add(figures.GETS, gets)
     if "reset" in chosen:
         results.add(figures.RESET, asyncio.run(service.reset(bench)))
+    if "ruler" in chosen:
+        ruler.measure(bench, results)
     if "start" in chosen:
         results.add(figures.STOP, bench.run("down", "--delete-data").took_s)
 

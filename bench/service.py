@@ -26,8 +26,8 @@ THROUGHPUT_S = 2.0
 async def store_lost(bench: Bench) -> float:
     """SIGKILL of the region leader until a client that knew it writes again."""
     members = bench.members()
-    victim = await _region_leader(members)
-    client = RawClient(_pd_addresses(members), timeout_s=PROBE_S)
+    victim = await region_leader(members)
+    client = RawClient(pd_addresses(members), timeout_s=PROBE_S)
     try:
         if not (await client.put(b"bench-store", b"before")).is_ok:
             raise BenchFailed("the cluster does not serve before the fault")
@@ -51,7 +51,7 @@ async def pd_lost(bench: Bench) -> float:
     async def attempt() -> bool:
         leader, cluster_id = await _pd_leader(pds)
         await leader.timestamps(cluster_id, 1, timeout_s=PROBE_S)
-        client = RawClient(_pd_addresses(members), timeout_s=PROBE_S)
+        client = RawClient(pd_addresses(members), timeout_s=PROBE_S)
         try:
             return (await client.put(b"bench-pd", b"after")).is_ok
         finally:
@@ -85,7 +85,7 @@ async def reset(bench: Bench) -> float:
 
 async def throughput(bench: Bench) -> tuple[float, float]:
     """Puts and gets a second, with many in flight from one process."""
-    client = RawClient(_pd_addresses(bench.members()), timeout_s=10.0)
+    client = RawClient(pd_addresses(bench.members()), timeout_s=10.0)
     try:
         puts = await _rate(lambda number: client.put(b"bench-%d" % (number % 5000), b"x" * 100))
         gets = await _rate(lambda number: client.get(b"bench-%d" % (number % 5000)))
@@ -130,7 +130,7 @@ async def _heal(bench: Bench, member: str) -> None:
     await asyncio.to_thread(bench.run, "verify", "--wait")
 
 
-def _pd_addresses(members: dict[str, dict[str, Any]]) -> list[str]:
+def pd_addresses(members: dict[str, dict[str, Any]]) -> list[str]:
     return [row["addresses"]["client"] for row in members.values() if row["role"] == "pd"]
 
 
@@ -150,8 +150,8 @@ async def _pd_leader(pds: list[PdClient]) -> tuple[PdClient, int]:
     raise failures[0] if failures else CallFailed(calls.NO_LEADER, "no PD leader is known")
 
 
-async def _region_leader(members: dict[str, dict[str, Any]]) -> str:
-    pds = [PdClient("any", address) for address in _pd_addresses(members)]
+async def region_leader(members: dict[str, dict[str, Any]]) -> str:
+    pds = [PdClient("any", address) for address in pd_addresses(members)]
     try:
         leader, cluster_id = await _pd_leader(pds)
         region = await leader.region(cluster_id, b"bench", timeout_s=PROBE_S)

@@ -2,13 +2,15 @@
 and a watch over what PD says meanwhile. No opinions.
 
 Rules: a canary has one write in flight and rests for its pace after each. When a write fails, or is late, the canary
-asks every place where the service could be, all at once and each at the same pace, whether it is there; the first that
-says yes gets the next write. So a member that hangs hides nothing, and the service is found again without PD, within
-one pace of its return. It reads to find out, because a read may be asked many times and proves what was lost. A write
-that is late is waited for beside that, and given up only when the service is found elsewhere or its time is over.
+knocks at every place where the service could be, all at once and each at the same pace; the first that answers gets the
+next write. So a member that hangs hides nothing, and the service is found again without PD, within one pace of its
+return. A write that is late is waited for beside that, and given up only when the service is found elsewhere or its
+time is over.
 
 A region's canary writes increasing numbers to one key inside the region: under the reserved prefix if the region holds
-that, else just behind the region's start. Whoever makes a canary deletes the key.
+that, else just behind the region's start. A knock is a write to a second key: as good a write as any, but one that can
+be under way many times at once and leaves the first key as it was, so that this is read before it is written again,
+and shows what was lost. Whoever makes a canary deletes both keys.
 
 Not here: when to begin and end, and what the histories mean.
 """
@@ -35,6 +37,7 @@ LATE_S = 0.1  # a write without an answer for so long may be at a member that ha
 ATTEMPT_S = 1.0  # and after so long it is given up
 ROUND_S = 1.0  # of a search; the next one asks the places that there are by then
 INNER_PREFIX = b"\x00drillyard/probe/"  # behind the start of a region that does not hold the reserved prefix
+NUMBERS, KNOCKS = b"/0", b"/1"  # how the two keys end
 REGION_S = 0.02  # between two questions to PD about one region
 LEADER_S = 0.05  # and to one PD member about the leader
 STORES_S = 0.1
@@ -44,11 +47,12 @@ LOGICAL_BITS = 18
 Place = TypeVar("Place")
 
 
-def key_in(start: bytes, end: bytes, nonce: bytes) -> bytes | None:
-    """A key of ours inside a region; None when the region is too narrow for one."""
-    for key in (PROBE_PREFIX + nonce, start + INNER_PREFIX + nonce):
-        if start <= key and (not end or key < end):
-            return key
+def keys_in(start: bytes, end: bytes, nonce: bytes) -> tuple[bytes, bytes] | None:
+    """Two keys of ours inside a region, for numbers and for knocks; None when the region is too narrow for them."""
+    for stem in (PROBE_PREFIX + nonce, start + INNER_PREFIX + nonce):
+        numbers, knocks = stem + NUMBERS, stem + KNOCKS
+        if start <= numbers and (not end or knocks < end):
+            return numbers, knocks
     return None
 
 
@@ -80,16 +84,19 @@ class Canary(ABC, Generic[Place]):
         while not self._is_ended:
             if self._place is None:
                 self._place = await self._find(self._places())
+                if self._place is not None and not await self._look_back(self._place):
+                    self._place = None
             elif await self._serve(self._place):
                 await asyncio.sleep(self._pace_s)
 
     async def look(self, timeout_s: float) -> bool:
-        """Search once more, for the history's last word; whether the service was found."""
+        """Look back once more, for the history's last word; whether that could be done."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while await self._find(self._places()) is None:
-                    pass
-                return True
+                while True:
+                    place = await self._find(self._places())
+                    if place is not None and await self._look_back(place):
+                        return True
         return False
 
     @abstractmethod
@@ -98,6 +105,10 @@ class Canary(ABC, Generic[Place]):
 
     @abstractmethod
     def _name_of(self, place: Place) -> str: ...
+
+    async def _look_back(self, place: Place) -> bool:
+        """See what is left of what was acknowledged, before anything is added to it. Nothing to see: true."""
+        return True
 
     @abstractmethod
     async def _ask(self, act: Act, place: Place, number: int) -> tuple[Result, int]:
@@ -117,12 +128,12 @@ class Canary(ABC, Generic[Place]):
                 is_good = await asking
                 self._place = place if is_good else None
                 return is_good
-            self._place = found
-            return False
         finally:
             self._is_late = False
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
+        self._place = found if await self._look_back(found) else None
+        return False
 
     async def _find(self, places: Iterable[Place], beside: asyncio.Future[bool] | None = None) -> Place | None:
         """The first place that serves; None when the round is over before, or what goes on beside it is done."""
@@ -150,13 +161,16 @@ class Canary(ABC, Generic[Place]):
             await asyncio.sleep(self._pace_s)
 
     async def _request(self, place: Place) -> bool:
-        """One request for the service; one that is given up may still have its effect."""
         self._number += 1
-        number, began, result = self._number, self._now(), Result.UNKNOWN
+        return await self._recorded(self.asks, place, self._number)
+
+    async def _recorded(self, act: Act, place: Place, number: int) -> bool:
+        """One attempt that is put down whatever becomes of it, also if it is given up."""
+        began, result = self._now(), Result.UNKNOWN
         try:
-            result, number = await self._ask(self.asks, place, number)
+            result, number = await self._ask(act, place, number)
         finally:
-            self._note(self.asks, began, result, number, place)
+            self._note(act, began, result, number, place)
         return result is Result.OK
 
     def _note(self, act: Act, began: float, result: Result, number: int, place: Place) -> None:
@@ -175,14 +189,15 @@ class Stage:
 
 
 class RegionCanary(Canary[int]):
-    """Writes to one key of a region. A place is a store's id."""
+    """Writes to a region. A place is a store's id."""
 
-    asks, searches = Act.WRITE, Act.READ
+    asks, searches = Act.WRITE, Act.KNOCK
 
-    def __init__(self, stage: Stage, region: metapb.Region, leader: int, key: bytes) -> None:
+    def __init__(self, stage: Stage, region: metapb.Region, leader: int, keys: tuple[bytes, bytes]) -> None:
         super().__init__(stage.now, stage.pace_s)
         self.region_id = region.id
-        self.key = key
+        self.keys = keys
+        self.key, self._knocks = keys
         self._stage = stage
         self._region = region
         self._place = leader or None
@@ -204,13 +219,16 @@ class RegionCanary(Canary[int]):
         if peer is None or address is None:
             return Result.FAILED, number
         route = Route(self._region.start_key, self._region.end_key, self._region, peer, address)
-        if act is Act.WRITE:
-            request = kvrpcpb.RawPutRequest(key=self.key, value=b"%d" % number)
-            outcome, _ = await self._stage.stores.attempt(services.TIKV.RawPut, request, route, is_write=True)
-            return Result(outcome.result.value), number
-        read = kvrpcpb.RawGetRequest(key=self.key)
-        outcome, answer = await self._stage.stores.attempt(services.TIKV.RawGet, read, route, is_write=False)
-        return Result(outcome.result.value), int(answer.value or b"0") if answer is not None else 0
+        if act is Act.READ:
+            read = kvrpcpb.RawGetRequest(key=self.key)
+            outcome, answer = await self._stage.stores.attempt(services.TIKV.RawGet, read, route, is_write=False)
+            return Result(outcome.result.value), int(answer.value or b"0") if answer is not None else 0
+        write = kvrpcpb.RawPutRequest(key=self.key if act is Act.WRITE else self._knocks, value=b"%d" % number)
+        outcome, _ = await self._stage.stores.attempt(services.TIKV.RawPut, write, route, is_write=True)
+        return Result(outcome.result.value), number
+
+    async def _look_back(self, place: int) -> bool:
+        return await self._recorded(Act.READ, place, 0)
 
 
 class TimestampCanary(Canary[str]):

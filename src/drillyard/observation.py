@@ -312,6 +312,7 @@ class Observation:
 
 class Act(Enum):
     WRITE = "write"
+    KNOCK = "knock"  # a write too, to a second key of which nothing is read: it finds out who serves
     READ = "read"
     TIMESTAMP = "timestamp"
 

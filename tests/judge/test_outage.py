@@ -40,6 +40,9 @@ class History:
             self.writes()
         return self
 
+    def knocks(self) -> History:
+        return self.add(Act.KNOCK, Result.OK, 0)
+
     def reads(self, number: int) -> History:
         return self.add(Act.READ, Result.OK, number)
 
@@ -66,8 +69,8 @@ def before() -> History:
 
 def lost_leader(seconds: float = 1.0) -> History:
     """The write in flight is cut off, and a new leader serves after so long; it shows what was acknowledged."""
-    history = before().writes(1, Result.UNKNOWN).rest(seconds - 2 * STEP).moves("tikv0").reads(10)
-    return history.writes()
+    history = before().writes(1, Result.UNKNOWN).rest(seconds - STEP).moves("tikv0").knocks()
+    return history.reads(10)
 
 
 def test_a_leader_that_is_lost() -> None:
@@ -78,7 +81,7 @@ def test_a_leader_that_is_lost() -> None:
     assert one.gap.length_s == pytest.approx(1.01)
     assert one.gap.failures == 1
     assert (one.further, one.lost, one.is_served, one.is_good) == ((), 0, True, True)
-    assert one.moved == outage.Move(one.gap.ends, "tikv1", "tikv0"), "by who acknowledged, when PD says nothing"
+    assert one.moved == outage.Move(one.gap.ends or 0.0, "tikv1", "tikv0"), "by who acknowledged, when PD says nothing"
 
 
 QUIET: list[tuple[str, History, float]] = [
@@ -119,6 +122,17 @@ def test_interruptions(history: History, length_s: float, further: int) -> None:
     assert one.gap.length_s == pytest.approx(length_s)
     assert len(one.further) == further
     assert one.is_served
+
+
+def test_a_write_that_is_given_up_when_the_service_is_found_elsewhere_is_one_interruption() -> None:
+    history = before()
+    history.attempts.append(Attempt(Act.KNOCK, 101.0, 101.01, Result.OK, 0, "tikv0"))
+    history.attempts.append(Attempt(Act.WRITE, history.at, 101.02, Result.UNKNOWN, 11, "tikv1"))
+    history.at = 101.03
+    one = history.moves("tikv0").reads(10).until(103).judged()
+    assert one.gap is not None
+    assert one.gap.length_s == pytest.approx(1.015)
+    assert one.further == ()
 
 
 def test_not_served_again() -> None:

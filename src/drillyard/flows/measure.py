@@ -169,13 +169,13 @@ async def _ruler(scope: Scope, order: Order, deployment: Deployment, opened: Asy
 
 
 def _canaries(stage: Stage, found: Iterable[tuple[metapb.Region, int]]) -> list[RegionCanary]:
-    from drillyard.canaries import RegionCanary, key_in
+    from drillyard.canaries import RegionCanary, keys_in
 
     nonce, made = os.urandom(8), []
     for region, leader in found:
-        key = key_in(region.start_key, region.end_key, nonce)
-        if key is not None:
-            made.append(RegionCanary(stage, region, leader, key))
+        keys = keys_in(region.start_key, region.end_key, nonce)
+        if keys is not None:
+            made.append(RegionCanary(stage, region, leader, keys))
     return made
 
 
@@ -282,21 +282,22 @@ class _Ruler:
         await asyncio.gather(*tasks, return_exceptions=True)
         served = [canary for canary in self._cast.all if canary.is_served]
         await asyncio.gather(*(canary.look(LAST_READ_S) for canary in served))
-        left = await asyncio.gather(*(self._delete(canary) for canary in self._cast.regions if canary.history))
+        written = [canary for canary in self._cast.regions if canary.history]
+        left = await asyncio.gather(*(self._delete(canary, key) for canary in written for key in canary.keys))
         self._keys_left = tuple(key for key in left if key is not None)
         deployment = await self._tools.scope.runtime.deployment(self._order.deployment)
         self._row = next(row for row in member_rows(deployment) if row.name == self._order.member)
 
-    async def _delete(self, canary: RegionCanary) -> bytes | None:
+    async def _delete(self, canary: RegionCanary, key: bytes) -> bytes | None:
         """The key, if it could not be deleted. Where nobody serves, one attempt says so."""
 
         async def look() -> bool | None:
-            return (await self._tools.cleaner.delete(canary.key)).is_ok or None
+            return (await self._tools.cleaner.delete(key)).is_ok or None
 
         patience_s = CLEAN_S if canary.is_served else 0.0
         clock = self._tools.scope.clock
         is_deleted = await until(look, Deadline.after(clock, patience_s)) if patience_s else await look()
-        return None if is_deleted else canary.key
+        return None if is_deleted else key
 
     # --- what came of it ---------------------------------------------------------------------------------------------
 
@@ -400,7 +401,7 @@ def lines_of(report: OutageReport) -> tuple[str, ...]:
         lines.append(f"{report.left_out} of {total} regions were not measured")
     if report.keys_left:
         keys = ", ".join(key.hex().upper() for key in report.keys_left)
-        lines.append(f"a key of ours could not be deleted and stays (hexadecimal): {keys}")
+        lines.append(f"keys of ours that may be left, because they could not be deleted (hexadecimal): {keys}")
     return tuple(lines)
 
 

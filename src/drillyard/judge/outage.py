@@ -2,8 +2,9 @@
 
 A canary asks for one service (writes to one key of a region, or timestamps) in a closed loop. Definitions:
 
-- A *gap* is the time from one acknowledgement to the next. It is an *interruption* when an attempt in it failed or
-  brought no answer; a gap without one was slow, and nothing more.
+- A *gap* is the time from one acknowledgement (of a write or a knock, or a timestamp) to the next. It is an
+  *interruption* when an attempt that began in it failed or brought no answer; a gap without one was slow, and nothing
+  more.
 - The *outage* of an operation is the longest interruption that was not over when the operation was asked for: from the
   last good write before it to the first good write after it, both by the moment of their acknowledgement. The others
   are told beside it. So it holds what a client lost: at most one interval of the canary's more than the service was
@@ -12,8 +13,9 @@ A canary asks for one service (writes to one key of a region, or timestamps) in 
   member's store is no longer Up, or PD itself has another leader than the member.
 - An acknowledged write is *lost* when a later read shows an older one that was acknowledged too, or nothing: the canary
   writes increasing numbers to a key of its own, one after the other. A read that shows an older write without an answer
-  proves nothing, for such a write may take effect late. Canaries read before they write again after an interruption:
-  the first write would hide a loss. A timestamp is lost in this sense when it is not above all granted before it.
+  proves nothing, for such a write may take effect late. Canaries read that key before they write it again after an
+  interruption: the next write would hide a loss. A timestamp is lost in this sense when it is not above all that were
+  granted before it.
 - The service is *steady* when the last attempts were all acknowledged: so many, over so long, all begun after the
   operation was done. Not to have become steady in the time given is a result.
 
@@ -22,7 +24,7 @@ Rules: times are of one clock; attempts are in the order of their ends. It asks 
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -61,7 +63,7 @@ class Gap:
     begins: float
     ends: float | None
     length_s: float
-    failures: int  # attempts in it that failed or brought no answer
+    failures: int  # attempts that began in it and failed or brought no answer
     left: str  # the member that gave the acknowledgement before it, and the one that gave the one after it
     came: str
 
@@ -98,7 +100,7 @@ class Outage:
 
 def judge_region(region_id: int, history: Sequence[Attempt], watch: Watch) -> Outage:
     """What the operation did to the writes of a region. At least one must have been acknowledged before it."""
-    gaps = _gaps(history, Act.WRITE, watch)
+    gaps = _gaps(history, watch)
     outage, further = _outage(gaps)
     return Outage(
         region_id=region_id,
@@ -113,7 +115,7 @@ def judge_region(region_id: int, history: Sequence[Attempt], watch: Watch) -> Ou
 
 
 def judge_timestamps(history: Sequence[Attempt], watch: Watch) -> Outage:
-    gaps = _gaps(history, Act.TIMESTAMP, watch)
+    gaps = _gaps(history, watch)
     outage, further = _outage(gaps)
     return Outage(
         region_id=0,
@@ -160,22 +162,21 @@ def _shows(change: PdChange, region_id: int, strike: Strike) -> bool:
 # --- gaps ------------------------------------------------------------------------------------------------------------
 
 
-def _gaps(history: Sequence[Attempt], act: Act, watch: Watch) -> list[Gap]:
+def _gaps(history: Sequence[Attempt], watch: Watch) -> list[Gap]:
     """Every gap that was not over when the operation was asked for; the last one ends with the watch."""
-    good = [attempt for attempt in history if attempt.act is act and attempt.result is Result.OK]
+    good = [attempt for attempt in history if attempt.act is not Act.READ and attempt.result is Result.OK]
     if not good or good[0].ended > watch.strike.asked_at:
         raise ValueError("nothing was acknowledged before the operation: there is no service to miss")
     asked_at = watch.strike.asked_at
-    bad = [attempt for attempt in history if attempt.act is act and attempt.result is not Result.OK]
-    bad = [attempt for attempt in bad if attempt.ended > asked_at]
-    ends = [attempt.ended for attempt in bad]
+    bad = [attempt for attempt in history if attempt.result is not Result.OK and attempt.ended > asked_at]
+    begins = sorted(attempt.began for attempt in bad)
     gaps = []
     for before, after in pairwise([*good, None]):
         assert before is not None
         until = after.ended if after is not None else max(watch.until, before.ended, asked_at)
         if until < asked_at:
             continue
-        failures = bisect_right(ends, until) - bisect_right(ends, before.ended)
+        failures = bisect_left(begins, until) - bisect_left(begins, before.ended)
         came = after.member if after is not None else ""
         closed_at = after.ended if after is not None else None
         gaps.append(Gap(before.ended, closed_at, until - before.ended, failures, before.member, came))
