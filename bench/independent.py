@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 PACE_S = 0.008
-ATTEMPT_S = 0.2
+ATTEMPT_S = 1.0  # what is slow is waited for: to give up early would make a stall of the machine look like an outage
 KEY = b"independent-witness"
 OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 50),

@@ -40,6 +40,9 @@ BAD_INPUT = [
     ("a reset that does not say what it deletes", ["reset"], "a reset deletes every key of deployment 'default'"),
     ("no deployment to reset", ["reset", "--delete-data"], "there is no deployment 'default'"),
     ("no member named", ["kill"], "MEMBER"),
+    ("a measure's option without it", ["kill", "tikv0", "--watch", "3"], "--watch"),
+    ("no time to measure", ["pause", "tikv0", "--measure", "--timeout", "0"], "that is no time to wait"),
+    ("no deployment to measure", ["stop", "tikv0", "--measure"], "there is no deployment 'default'"),
     ("a negative count of lines", ["logs", "--lines", "-1"], "--lines"),
 ]
 

