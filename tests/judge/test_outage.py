@@ -154,6 +154,15 @@ def test_the_watch_ends_between_two_writes() -> None:
     assert one.longest_s == pytest.approx(1.01), "nobody asked in the rest, so it is no gap"
 
 
+def test_what_comes_after_the_watch_tells_of_losses_alone() -> None:
+    history = lost_leader().until(102.5)
+    until = history.at
+    history.reads(7).add(Act.READ, Result.UNKNOWN, 0)
+    one = outage.judge_region(2, history.attempts, Watch(STRIKE, (), until - STEP / 2))
+    assert one.is_served
+    assert one.lost == history.number - 7 - 1, "all after number 7 but the one that got no answer"
+
+
 STEADY: list[tuple[str, History, bool]] = [
     ("long enough", lost_leader().until(102.2), True),
     ("not long enough", lost_leader().until(101.5), False),

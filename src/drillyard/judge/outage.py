@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from drillyard.observation import Act, Attempt, PdChange, PdWord, Result
@@ -100,7 +100,18 @@ class Outage:
 
 def judge_region(region_id: int, history: Sequence[Attempt], watch: Watch) -> Outage:
     """What the operation did to the writes of a region. At least one must have been acknowledged before it."""
-    gaps = _gaps(history, watch)
+    one = _judge(region_id, history, watch, _lost_writes(history, watch.strike.asked_at))
+    return replace(one, moved=_move(region_id, watch) or one.moved)
+
+
+def judge_timestamps(history: Sequence[Attempt], watch: Watch) -> Outage:
+    return _judge(0, history, watch, _fallen_timestamps(history))
+
+
+def _judge(region_id: int, history: Sequence[Attempt], watch: Watch, lost: int | None) -> Outage:
+    """All but what was lost, which the reads after the watch tell too, and PD's word on where the leader went."""
+    watched = [attempt for attempt in history if attempt.began <= watch.until]
+    gaps = _gaps(watched, watch)
     outage, further = _outage(gaps)
     return Outage(
         region_id=region_id,
@@ -108,24 +119,9 @@ def judge_region(region_id: int, history: Sequence[Attempt], watch: Watch) -> Ou
         further=further,
         longest_s=max(gap.length_s for gap in gaps),
         noticed=noticed(region_id, watch.strike, watch.changes),
-        moved=_move(region_id, outage, watch),
-        lost=_lost_writes(history, watch.strike.asked_at),
-        is_steady=is_steady(history, watch.strike.done_at),
-    )
-
-
-def judge_timestamps(history: Sequence[Attempt], watch: Watch) -> Outage:
-    gaps = _gaps(history, watch)
-    outage, further = _outage(gaps)
-    return Outage(
-        region_id=0,
-        gap=outage,
-        further=further,
-        longest_s=max(gap.length_s for gap in gaps),
-        noticed=noticed(0, watch.strike, watch.changes),
         moved=_between(outage),
-        lost=_fallen_timestamps(history),
-        is_steady=is_steady(history, watch.strike.done_at),
+        lost=lost,
+        is_steady=is_steady(watched, watch.strike.done_at),
     )
 
 
@@ -194,16 +190,17 @@ def _outage(gaps: Iterable[Gap]) -> tuple[Gap | None, tuple[Gap, ...]]:
     return longest, tuple(gap for gap in interruptions if gap is not longest)
 
 
-def _move(region_id: int, outage: Gap | None, watch: Watch) -> Move | None:
-    """Where the leader went: by PD's word, or where it has none, by who acknowledged before and after."""
+def _move(region_id: int, watch: Watch) -> Move | None:
+    """Where the leader went, by PD's word."""
     for change in watch.changes:
         is_of_region = change.word is PdWord.REGION_LEADER and change.subject == str(region_id)
         if is_of_region and change.at > watch.strike.asked_at:
             return Move(change.at, change.before, change.after)
-    return _between(outage)
+    return None
 
 
 def _between(outage: Gap | None) -> Move | None:
+    """And by who acknowledged before and after."""
     if outage is None or outage.ends is None or outage.left == outage.came:
         return None
     return Move(outage.ends, outage.left, outage.came)
