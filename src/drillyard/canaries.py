@@ -301,7 +301,7 @@ class PdWatch:
             for client in self.clients.values():
                 group.create_task(_repeat(partial(self._ask_leader, client), LEADER_S))
             group.create_task(_repeat(self._ask_stores, STORES_S))
-            group.create_task(_repeat(partial(self._ask_regions, canaries), REGION_S * len(canaries)))
+            group.create_task(_repeat(partial(self._ask_regions, canaries), REGION_S * max(1, len(canaries))))
 
     async def _ask_leader(self, client: PdClient) -> None:
         with contextlib.suppress(CallFailed):

@@ -128,6 +128,8 @@ def test_timestamps_that_go_back_are_told(tmp_path: Path) -> None:
     report, _ = measured(tmp_path, back, order("pd0"), many)
     assert report.timestamps is not None
     assert (report.timestamps.lost, report.ending) == (1, Ending.WRITES_LOST)
+    assert report.trouble is not None
+    assert report.trouble.text == "1 timestamp went back"
 
 
 def test_many_regions_are_measured_in_part_and_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

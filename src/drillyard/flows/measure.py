@@ -98,11 +98,14 @@ class OutageReport:
     def trouble(self) -> Trouble | None:
         if self.ending is Ending.OK:
             return None
-        lost = sum(one.lost or 0 for one in self.outages)
+        lost = sum(one.lost or 0 for one in self.regions)
+        fallen = (self.timestamps.lost or 0) if self.timestamps is not None else 0
         away = [name_of(one) for one in self.outages if not one.is_served]
         lacks = []
         if lost:
             lacks.append(f"{lost} acknowledged {'write is' if lost == 1 else 'writes are'} lost")
+        if fallen:
+            lacks.append(f"{fallen} {'timestamp' if fallen == 1 else 'timestamps'} went back")
         if away:
             lacks.append(f"not served again within {self.order.timeout_s:g} s: {_some(away)}")
         next_command = f"drillyard verify{name_option(self.order.deployment)}"
