@@ -68,7 +68,7 @@ async def pd_lost(bench: Bench) -> float:
 
 async def reset(bench: Bench) -> float:
     """A cluster that is untouched but for its data, until it is proven to be as new."""
-    client = RawClient(_pd_addresses(bench.members()), timeout_s=10.0)
+    client = RawClient(pd_addresses(bench.members()), timeout_s=10.0)
     try:
         outcomes = await asyncio.gather(*(client.put(b"bench-%d" % number, b"x" * 100) for number in range(KEYS)))
     finally:
