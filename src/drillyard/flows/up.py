@@ -149,24 +149,24 @@ async def _wait(scope: Scope, wait: _Wait) -> Report:
     from drillyard.flows.lookout import PATIENCE_S, Eyes, Lookout
 
     eyes = Eyes(scope.runtime, scope.clock, scope.listener)
-    async with Lookout(eyes, wait.deployment, since=wait.began, patience_s=PATIENCE_S) as lookout:
-        lookout.timeline.extend(wait.told)
-        try:
+    lookout = Lookout(eyes, wait.deployment, since=wait.began, patience_s=PATIENCE_S)
+    lookout.timeline.extend(wait.told)
+    try:
+        async with lookout:
             picture, is_over = await _until_proven(scope, wait, lookout)
-        except (asyncio.CancelledError, RuntimeRefusal) as error:
-            cause = "interrupted" if isinstance(error, asyncio.CancelledError) else str(error)
-            await _save_cut_short(scope, wait.deployment, cause, lookout)
-            raise
-        if picture.readiness.is_ready:
-            return report_of(picture, lookout.timeline, lookout.opened, Ending.OK)
-        fell = is_over and _fell(picture, wait.began)
-        ending = Ending.MEMBER_EXITED if fell else Ending.NOT_READY
-        happened = "" if fell else f"is not ready after {picture.elapsed_s:.1f} s"
-        trouble = await _trouble_of(scope, picture, lookout.pace, (ending, happened))
-        report = replace(report_of(picture, lookout.timeline, lookout.opened, ending), trouble=trouble)
-        timeline = tuple(lookout.timeline)
-        scene = evidence.Scene(ending.value, picture.deployment, picture, report, timeline)
-        return replace(report, trouble=replace(trouble, evidence=await _save(scope, scene)))
+    except (asyncio.CancelledError, RuntimeRefusal) as error:
+        cause = "interrupted" if isinstance(error, asyncio.CancelledError) else str(error)
+        await _save_cut_short(scope, wait.deployment, cause, lookout)
+        raise
+    if picture.readiness.is_ready:
+        return report_of(picture, lookout.timeline, lookout.opened, Ending.OK)
+    fell = is_over and _fell(picture, wait.began)
+    ending = Ending.MEMBER_EXITED if fell else Ending.NOT_READY
+    happened = "" if fell else f"is not ready after {picture.elapsed_s:.1f} s"
+    trouble = await _trouble_of(scope, picture, lookout.pace, (ending, happened))
+    report = replace(report_of(picture, lookout.timeline, lookout.opened, ending), trouble=trouble)
+    scene = evidence.Scene(ending.value, picture.deployment, picture, report, tuple(lookout.timeline))
+    return replace(report, trouble=replace(trouble, evidence=await _save(scope, scene)))
 
 
 async def _until_proven(scope: Scope, wait: _Wait, lookout: Lookout) -> tuple[Picture, bool]:
