@@ -399,6 +399,7 @@ def test_ctrl_c_saves_evidence_and_leaves_a_cluster_that_can_be_taken_down(yard:
     out, _ = waiting.communicate(timeout=60)
     told = json.loads(out)
     assert told["exit_code"] == exits.INTERRUPTED
+    assert "evidence" in told["error"], told
     assert (Path(told["error"]["evidence"]) / "docker" / "pd0.json").exists()
     down = yard("down", "--name", NAME, "--delete-data", "--json").document["down"]
     assert down["is_clean"]
