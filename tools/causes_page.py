@@ -56,7 +56,7 @@ SYMPTOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "a member that ran is gone",
-        ("out-of-memory", "removed", "crashed", "killed", "stopped", "disk-full", "unknown"),
+        ("out-of-memory", "removed", "crashed", "killed", "stopped", "disk-full", "keeper-lost", "unknown"),
     ),
     ("`up` does not come to an end", ("slow-start", "hang", "foreign-cluster", "port-taken", "timestamp-race")),
     (
@@ -155,7 +155,10 @@ def _made_in_code(name: str) -> Cause | None:
 
 def _filled(name: str, text: str, data: str, mend: str) -> Cause:
     who = OF_PD.get(name, "pd0" if name.startswith("pd-") else MEMBER)
-    words = {"member": who, "who": who, "first": who.partition(",")[0], "option": "", "found": EXAMPLES.get(name, "")}
+    first = who.replace(" and ", ",").partition(",")[0]
+    words = causes.ONE if first == who else causes.SEVERAL
+    words = words | {"member": who, "who": who, "first": first, "option": "", "found": EXAMPLES.get(name, "")}
+    words["revive"] = f"`drillyard {'resume' if name == 'paused' else 'start'} {first}`"
     return Cause(name, text.format(**words), data.format(**words), mend.format(**words))
 
 

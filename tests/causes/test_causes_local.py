@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from broken_members import FEW_FILES, HANG, MUTE, PORT_TAKEN, SLOW_CLOCK, SLOW_DISK, SLOW_START, SMALL_DISK, broken
 from shell import Ran, Shell
@@ -338,12 +339,13 @@ def test_clock_jump(drillyard: Shell, tmp_path: Path) -> None:
 
 
 @provokes("machine-slept")
-def test_machine_slept(drillyard: Shell) -> None:
-    bring_up(drillyard)
-    assert drillyard("pause", "tikv1").code == 0  # so that there is something to wait for
-    waiting = drillyard.begin("verify", "--wait", "--timeout", "12", "--json")
-    time.sleep(2)
-    pids = [waiting.pid, *(pid_of(drillyard, name) for name in ("pd0", "pd1", "pd2", "tikv0", "tikv2"))]
+def test_machine_slept(drillyard: Shell, tmp_path: Path) -> None:
+    server = broken(tmp_path / "bin", Role.TIKV, HANG, only="tikv1")  # so that there is something to wait for
+    waiting = drillyard.begin("up", "--tikv-binary", server, "--timeout", "12", "--json")
+    names = ("pd0", "pd1", "pd2", "tikv0", "tikv2")
+    wait_until("the start", lambda: drillyard("list", "--json").document["deployments"] != [])
+    wait_until("all members", lambda: all(member(drillyard, name)["pid"] for name in names))
+    pids = [waiting.pid, *(pid_of(drillyard, name) for name in names)]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     time.sleep(5)
@@ -352,3 +354,23 @@ def test_machine_slept(drillyard: Shell) -> None:
     out, err = waiting.communicate(timeout=60)
     cause = cause_in(Ran(waiting.returncode, out, err))
     assert cause["name"] == "machine-slept"
+
+
+@provokes("keeper-lost")
+def test_keeper_lost(drillyard: Shell) -> None:
+    bring_up(drillyard)
+    keeper = psutil.Process(pid_of(drillyard, "tikv1")).ppid()
+    os.kill(keeper, signal.SIGKILL)
+    wait_until("the end of all", lambda: member(drillyard, "tikv1")["state"] == "exited")
+    cause = check(drillyard)
+    assert cause["name"] == "keeper-lost"
+    assert cause["mend"] == "`drillyard up`"
+    assert drillyard("up").code == 0
+
+
+@provokes("killed")
+def test_killed_gently(drillyard: Shell) -> None:
+    bring_up(drillyard)
+    end(drillyard, "tikv1", signal.SIGTERM)
+    cause = check(drillyard)
+    assert (cause["name"], cause["members"]) == ("killed", ["tikv1"])

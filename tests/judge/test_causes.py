@@ -148,7 +148,7 @@ CASES = [
     Case("clock-jump", ("pd0",), (store("tikv1", last_heartbeat=NOW + 60),), "60 s ahead of"),
     # PD as a whole
     Case("foreign-cluster", ("pd1",), (saying(Probe.PD_MEMBERS, FOREIGN, "pd1"),)),
-    Case("foreign-cluster", ("pd2",), (saying(Probe.PD_MEMBERS, STRANGER, "pd2"),)),
+    Case("unknown", ("pd2", "pd0", "pd1"), (saying(Probe.PD_MEMBERS, STRANGER, "pd2"),), "pd9, which we did not start"),
     Case(
         "pd-quorum-lost",
         ("pd0", "pd2"),
@@ -160,7 +160,7 @@ CASES = [
         "pd-quorum-lost",
         ("pd1", "pd2"),
         (gone("pd1", signal=9), gone("pd2", signal=9)),
-        "pd1 was killed by somebody else",
+        "pd1 was ended by somebody else",
         ends=(end("pd1", signal=9), end("pd2", signal=9)),
     ),
     Case(
@@ -261,11 +261,38 @@ def test_every_entry_of_the_catalogue_has_a_scene_here() -> None:
     assert {known.name for known in causes.CATALOGUE} <= {case.name for case in CASES}
 
 
-def test_a_command_means_this_deployment() -> None:
-    case = next(case for case in CASES if case.name == "stopped")
-    cause = cause_of(case.scene())
+@pytest.mark.parametrize("case", CASES, ids=[f"{at}-{case.name}" for at, case in enumerate(CASES)])
+def test_a_command_means_this_deployment(case: Case) -> None:
+    scene = case.scene()
+    cause = cause_of(replace(scene, ends=tuple(replace(one, option=" --name x") for one in scene.ends)))
     assert cause is not None
-    assert cause.mend == "`drillyard start tikv1 --name x`"
+    for command in re.findall(r"`drillyard [^`]*`", cause.mend):
+        assert command.endswith(" --name x`")
+
+
+REVIVED: list[tuple[tuple[Change, ...], str]] = [
+    ((gone("pd0", asked=True), paused("pd1")), "`drillyard start pd0 --name x`"),
+    (
+        (paused("pd0"), paused("pd1"), paused("pd2")),
+        "`drillyard resume pd0 --name x` and `drillyard resume pd1 --name x`",
+    ),
+    (
+        (silent("pd1"), silent("pd2"), saying(Probe.PD_SELF, SelfSeen(False), "pd0")),
+        "`drillyard restart pd1 --name x`",
+    ),
+    ((gone("tikv1", asked=True), paused("tikv0")), "`drillyard resume tikv0 --name x`"),
+    (tuple(paused(name) for name in ("tikv0", "tikv1")), "`drillyard resume tikv0 --name x`"),
+    ((paused("tikv0"),), "`drillyard resume tikv0 --name x`"),
+    (tuple(gone(name) for name in (*PDS, *TIKVS)), "`drillyard up --name x`"),
+]
+
+
+@pytest.mark.parametrize(("changes", "mend"), REVIVED)
+def test_what_brings_members_back_is_what_each_needs(changes: tuple[Change, ...], mend: str) -> None:
+    ends_of = tuple(end(name, signal=9) for name in (*PDS, *TIKVS)) if "up" in mend else ()
+    cause = cause_of(Case("", (), changes, ends=ends_of).scene())
+    assert cause is not None
+    assert cause.mend.rpartition(": ")[2] == mend
 
 
 def test_a_healthy_cluster_has_no_cause_whatever_its_logs_say() -> None:
@@ -326,9 +353,51 @@ PRECEDENCE: list[tuple[str, str, Case]] = [
         Case("", (), tuple(gone(name) for name in ("pd0", "pd1", "tikv0", "tikv1"))),
     ),
     (
-        "a sleep before the quorum that it cost",
+        "a sleep before the silence that it cost",
         "machine-slept",
-        Case("", (), (paused("pd0"), paused("pd1")), pace=Pace(9, 1, slept_s=30)),
+        Case("", (), (store("tikv1", state="Disconnected"),), pace=Pace(9, 1, slept_s=30)),
+    ),
+    (
+        "an end before a sleep: waiting does not bring it back",
+        "killed",
+        Case("", (), (gone("tikv1"),), ends=(end("tikv1", signal=9),), pace=Pace(9, 1, slept_s=4.0)),
+    ),
+    (
+        "what is stopped before a clock that is some seconds off",
+        "stopped",
+        Case(
+            "",
+            (),
+            (
+                gone("tikv1", asked=True),
+                saying(Probe.TIMESTAMPS, TimestampsSeen((1_000_007_000, 1), (1_000_007_000, 2))),
+            ),
+            ends=(end("tikv1", signal=15, asked=True),),
+        ),
+    ),
+    (
+        "a quorum that is lost before an end that has nothing to do with it",
+        "pd-quorum-lost",
+        Case(
+            "",
+            (),
+            (gone("pd0", asked=True), gone("pd1", asked=True), gone("tikv1")),
+            ends=(
+                end("tikv1", RACE, code=1),
+                end("pd0", signal=15, asked=True),
+                end("pd1", signal=15, asked=True),
+            ),
+        ),
+    ),
+    (
+        "a disk that is full before a store that is slow to be heard",
+        "disk-full",
+        Case(
+            "",
+            (),
+            (store("tikv1", state="Disconnected"), silent("tikv1", Probe.STORE_SELF)),
+            logs={"tikv1": (line("No space left on device"),)},
+        ),
     ),
     (
         "an end before what PD says of the store",
@@ -371,6 +440,15 @@ NOT_THIS: list[tuple[str, Case]] = [
     ("machine-slept", Case("", (), (SHORT,), pace=Pace(9, 1, slept_s=2.0))),
     ("low-space", Case("", (), (store("tikv2", capacity=100, available=10, region_count=200, state="Disconnected"),))),
     ("slow-start", Case("", (), (silent("tikv1", Probe.STORE_SELF),), pace=Pace(9, 1))),
+    ("machine-slept", Case("", (), (SHORT,), pace=Pace(99, 1, slept_s=9.0, woke_ago_s=60.0))),
+    ("hang", Case("", (), (ran_since(NOW - 40), SHORT), pace=Pace(40, 8))),
+    ("hang", Case("", (), (ran_since(NOW - 40), silent("pd0"), unasked(Probe.STORE_SELF)), pace=Pace(40, 2))),
+    ("disk-full", Case("", (), (silent("pd1"), unasked(Probe.STORE_SELF)), logs={"tikv0": (line("disk full"),)})),
+    (
+        "pd-leader-unreachable",
+        Case("", (), (silent("pd2"), silent("pd0", Probe.PD_HEALTH), silent("pd1", Probe.PD_HEALTH))),
+    ),
+    ("foreign-cluster", Case("", (), (saying(Probe.PD_MEMBERS, STRANGER, "pd2"),))),
 ]
 
 

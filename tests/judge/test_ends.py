@@ -17,8 +17,9 @@ def tikv(*lines: str, code: int | None = 1, signal: int | None = None, note: str
         signal,
         more.pop("is_asked", False),
         note=note,
+        is_oom=more.get("is_oom", False),
+        in_container=more.get("in_container", False),
         lines=lines,
-        **more,
     )
 
 
@@ -29,6 +30,11 @@ def pd(*lines: str, code: int = 1, note: str = "") -> Ended:
 STAMP = "[2026/09/20 08:15:30.123 +00:00]"
 # (what ended, the cause's name, what its text holds)
 WORDS: list[tuple[Ended, str, str]] = [
+    (
+        tikv(note="keeper lost", code=None),
+        "keeper-lost",
+        "tikv1 ended because the keeper of the deployment's processes was lost",
+    ),
     (
         tikv("exec /tikv-server: exec format error", code=255),
         "wrong-architecture",
@@ -271,6 +277,24 @@ SIGNALS: list[tuple[str, Ended, str, str]] = [
         tikv(signal=15, note="signal 15 through Docker"),
         "killed",
         "tikv1 was ended by `docker kill` or `docker stop`",
+    ),
+    (
+        "kill by somebody, of a server that ends well",
+        tikv(f'{STAMP} [INFO] [member.rs:1] ["received signal to exit"] [signal=SIGTERM]', code=0),
+        "killed",
+        "tikv1 was ended by somebody outside of drillyard",
+    ),
+    (
+        "kill by somebody, of a real TiKV",
+        tikv(f'{STAMP} [INFO] [signal_handler.rs:21] ["receive signal 15, stopping server..."]', code=0),
+        "killed",
+        "tikv1 was ended by somebody outside of drillyard",
+    ),
+    (
+        "kill -9 of one that had complained before",
+        tikv("Too many open files", signal=9),
+        "killed",
+        "tikv1 was ended by somebody outside of drillyard",
     ),
     ("a crash", tikv(signal=11), "crashed", "tikv1 crashed with signal 11"),
     ("an abort", tikv(signal=6), "crashed", "tikv1 crashed with signal 6"),

@@ -191,7 +191,7 @@ VIOLATIONS: list[tuple[str, Gate, tuple[Change, ...], str, tuple[str, ...]]] = [
         "foreign member name",
         Gate.PD_QUORUM,
         (saying(Probe.PD_MEMBERS, FOREIGN_NAME, "pd1"),),
-        "pd1 lists stranger, which we did not start: this is a foreign cluster",
+        "pd1 lists stranger, which we did not start",
         ("pd1",),
     ),
     (

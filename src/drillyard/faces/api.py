@@ -36,10 +36,9 @@ from drillyard.flows.report import Diagnosis, DownReport, Ending, Listener, Memb
 from drillyard.flows.reset import reset
 from drillyard.flows.up import TIMEOUT_S, Scope, UpRequest
 from drillyard.judge.survivability import Survivability
-from drillyard.runtimes.abilities import RuntimeRefusal
+from drillyard.runtimes.abilities import DEFAULT_NAME, RuntimeRefusal
 from drillyard.runtimes.choice import COMPOSE
 from drillyard.runtimes.compose_plans import Images
-from drillyard.runtimes.home import DEFAULT_NAME
 from drillyard.topology import Problem, Profile, Role, Topology, TopologyError
 from drillyard.waiting import to_its_end
 

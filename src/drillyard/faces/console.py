@@ -28,8 +28,8 @@ from drillyard.flows.report import (
     Trouble,
     gate_rows,
     member_rows,
+    name_option,
 )
-from drillyard.flows.up import name_option
 from drillyard.judge.readiness import NOT_ASKED
 from drillyard.judge.survivability import Survivability
 

@@ -21,8 +21,7 @@ import pytest
 from drillyard.faces import console
 from drillyard.faces.api import NotReady, SyncCluster, Wanted, cluster_sync, down_orphans_sync, new_name
 from drillyard.flows.evidence import EvidenceLost
-from drillyard.flows.report import Ending, Report, Silence, Trouble
-from drillyard.flows.up import name_option
+from drillyard.flows.report import Ending, Report, Silence, Trouble, name_option
 from drillyard.runtimes.abilities import NoSuchDeployment, RuntimeRefusal
 from drillyard.topology import TopologyError
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from drillyard import __version__
 from drillyard.flows.exhibits import Exhibits, PdAnswer
 from drillyard.flows.exhibits import Scene as Scene
-from drillyard.flows.report import Ending, Entry, Trouble
+from drillyard.flows.report import Ending, Entry, Trouble, name_option
 from drillyard.flows.report import clock_text as clock_text
 from drillyard.judge import ends
 from drillyard.judge.ends import Cause, Ended
@@ -164,22 +164,30 @@ async def _causes(runtime: Runtime, deployment: Deployment) -> dict[str, Cause]:
         if end is None or end.asked or member.running:
             continue
         tails = await runtime.tails(deployment.name, member.name, ends.LINES, end.at)
-        ended = Ended(
-            member=member.name,
-            role=member.role,
-            code=end.code,
-            signal=end.signal,
-            is_asked=end.asked,
-            is_oom=end.is_oom,
-            note=end.note,
-            in_container=member.container is not None,
-            lines=tuple(line for tail in tails for line in tail.lines),
-            at=end.at,
-        )
-        cause = ends.cause_of(ended)
+        lines = tuple(line for tail in tails for line in tail.lines)
+        cause = ends.cause_of(ended(deployment, member, lines))
         if cause is not None:
             found[member.name] = cause
     return found
+
+
+def ended(deployment: Deployment, member: DeployedMember, lines: tuple[str, ...]) -> Ended:
+    """The latest end of a member that has one, for the catalogue of causes."""
+    end = member.exit
+    assert end is not None
+    return Ended(
+        member=member.name,
+        role=member.role,
+        code=end.code,
+        signal=end.signal,
+        is_asked=end.asked,
+        is_oom=end.is_oom,
+        note=end.note,
+        in_container=member.container is not None,
+        lines=lines,
+        at=end.at,
+        option=name_option(deployment.name),
+    )
 
 
 async def _pd_views(deployment: Deployment, reach: Reach) -> dict[str, tuple[PdAnswer, ...]]:

@@ -195,7 +195,7 @@ class Tempo:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._began = self._moved = clock.monotonic()
+        self._began = self._moved = self._woke = clock.monotonic()
         self._offset_s = clock.now() - clock.since_boot()
         self._slept_s = 0.0
         self._shape: object = None
@@ -205,7 +205,9 @@ class Tempo:
         while True:
             before = self._clock.since_boot()
             await asyncio.sleep(BEAT_S)
-            self._slept_s = max(self._slept_s, self._clock.since_boot() - before - BEAT_S)
+            slept_s = self._clock.since_boot() - before - BEAT_S
+            if slept_s > self._slept_s:
+                self._slept_s, self._woke = slept_s, self._clock.monotonic()
 
     def see(self, picture: Picture) -> None:
         """A picture that differs from the last in who runs, who answers or what is placed where has moved."""
@@ -216,7 +218,7 @@ class Tempo:
     def pace(self) -> Pace:
         now = self._clock.monotonic()
         set_s = self._clock.now() - self._clock.since_boot() - self._offset_s
-        return Pace(now - self._began, now - self._moved, self._slept_s, set_s)
+        return Pace(now - self._began, now - self._moved, self._slept_s, now - self._woke, set_s)
 
 
 def _outline(reading: Reading) -> object:

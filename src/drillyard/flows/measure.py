@@ -23,8 +23,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from drillyard.flows.operate import Operation, operate
-from drillyard.flows.report import Ending, Entry, MemberRow, Trouble, member_rows
-from drillyard.flows.up import TIMEOUT_S, Scope, name_option
+from drillyard.flows.report import Ending, Entry, MemberRow, Trouble, member_rows, name_option
+from drillyard.flows.up import TIMEOUT_S, Scope
 from drillyard.judge import outage
 from drillyard.judge.outage import Outage, Strike, Watch
 from drillyard.observation import PdChange, PdWord, Result

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from drillyard.flows import evidence
 from drillyard.flows.inspect import Standing, standing
-from drillyard.flows.report import DownReport, Ending, MemberRow, Trouble, member_rows
-from drillyard.flows.up import Scope, name_option
+from drillyard.flows.report import DownReport, Ending, MemberRow, Trouble, member_rows, name_option
+from drillyard.flows.up import Scope
 from drillyard.runtimes.abilities import Deployment, NoSuchDeployment, RuntimeRefusal, WrongState
 from drillyard.waiting import to_its_end
 

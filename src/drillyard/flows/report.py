@@ -29,7 +29,7 @@ from drillyard.observation import (
     StoresSeen,
     TimestampsSeen,
 )
-from drillyard.runtimes.abilities import DeployedMember, Deployment, Network
+from drillyard.runtimes.abilities import DEFAULT_NAME, DeployedMember, Deployment, Network
 from drillyard.topology import Role
 
 PAGE = "index.html"  # of an evidence bundle
@@ -308,6 +308,11 @@ def _member_row(member: DeployedMember, version: tuple[str, str]) -> MemberRow:
         restarts=member.restarts,
         exit_oom=end.is_oom if end else False,
     )
+
+
+def name_option(name: str) -> str:
+    """What to add to a command so that it means this deployment."""
+    return "" if name == DEFAULT_NAME else f" --name {name}"
 
 
 def state_of(member: DeployedMember) -> str:

@@ -20,8 +20,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from drillyard.flows import evidence, up
-from drillyard.flows.report import Ending, Report, ResetReport, Trouble
-from drillyard.flows.up import TIMEOUT_S, Scope, UpRequest, name_option
+from drillyard.flows.report import Ending, Report, ResetReport, Trouble, name_option
+from drillyard.flows.up import TIMEOUT_S, Scope, UpRequest
 from drillyard.runtimes.abilities import DeployedMember, Deployment, RuntimeRefusal, WrongState
 from drillyard.waiting import Deadline, to_its_end, until
 

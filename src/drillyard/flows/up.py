@@ -29,18 +29,26 @@ from drillyard.flows.report import (
     Silence,
     Trouble,
     answer_words,
+    name_option,
     report_of,
     state_of,
 )
 from drillyard.judge import causes, ends
-from drillyard.judge.ends import Cause, Ended
+from drillyard.judge.ends import Cause
 from drillyard.judge.readiness import Gate, Status, Verdict
 from drillyard.judge.scene import Pace, Scene
 from drillyard.observation import Probe, ProcessSeen, Reading
-from drillyard.runtimes.abilities import DeployedMember, Deployment, LogTail, Misuse, RuntimeRefusal, WrongState
+from drillyard.runtimes.abilities import (
+    DEFAULT_NAME,
+    DeployedMember,
+    Deployment,
+    LogTail,
+    Misuse,
+    RuntimeRefusal,
+    WrongState,
+)
 from drillyard.runtimes.choice import Runtimes, Wish
 from drillyard.runtimes.compose_plans import ComposePlan, Images
-from drillyard.runtimes.home import DEFAULT_NAME
 from drillyard.runtimes.plans import Executable, Executables, Plan
 from drillyard.topology import Role, Topology
 from drillyard.waiting import Clock, Deadline, to_its_end
@@ -49,6 +57,7 @@ if TYPE_CHECKING:
     from drillyard.flows.lookout import Lookout
 
 LAST_LINES = 8
+CRASH_LOOP_S = 60.0  # a member that ended so lately and was restarted may do so again
 TIMEOUT_S = 60.0
 
 
@@ -132,7 +141,8 @@ async def _look(scope: Scope, deployment: Deployment, began: float) -> tuple[Rep
     report = report_of(picture, lookout.timeline, {}, ending)
     if ending is Ending.OK:
         return report, picture
-    trouble = await _trouble_of(scope, picture, lookout.pace, (ending, "is not ready"))
+    pace = replace(lookout.pace, waited_s=0.0, quiet_s=0.0)  # one look has waited for nothing
+    trouble = await _trouble_of(scope, picture, pace, (ending, "is not ready"))
     return replace(report, trouble=trouble), picture
 
 
@@ -217,8 +227,8 @@ async def _forgive(scope: Scope, wait: _Wait, lookout: Lookout, picture: Picture
     for member in picture.deployment.members:
         if not _has_fallen(picture, member, wait.began):
             continue
-        words = await _last_words(scope, picture.deployment, member)
-        cause = ends.cause_of(_ended(member, words.lines))
+        words = await _last_words(scope, picture.deployment, member, wait.began)
+        cause = ends.cause_of(evidence.ended(picture.deployment, member, words.lines))
         is_race = cause is not None and cause.name == ends.TIMESTAMP_RACE
         if member.role is not Role.TIKV or not is_race or lookout.has_forgiven(member.name):
             return False
@@ -287,7 +297,7 @@ async def _trouble_of(scope: Scope, picture: Picture, pace: Pace, end: tuple[End
     verdict = picture.readiness.first_closed
     assert verdict is not None, "only a picture that is not ready has a trouble"
     deployment = picture.deployment
-    said = await _all_last_words(scope, deployment)
+    said = await _all_last_words(scope, picture)
     cause = _cause_of(picture, pace, {name: words.lines for name, words in said.items()})
     fallen = [m for m in deployment.members if _has_fallen(picture, m, picture.observation.started.since or 0.0)]
     told = [m for m in deployment.members if cause is not None and m.name in cause.members[:1]]
@@ -318,8 +328,8 @@ async def _trouble_of(scope: Scope, picture: Picture, pace: Pace, end: tuple[End
 
 def _cause_of(picture: Picture, pace: Pace, words: Mapping[str, tuple[str, ...]]) -> Cause | None:
     deployment, since = picture.deployment, picture.observation.started.since or 0.0
-    ended = [m for m in deployment.members if m.is_down or _has_fallen(picture, m, since)]
-    told = tuple(_ended(member, words[member.name]) for member in ended)
+    ended = [m for m in deployment.members if _speaks_of_its_end(m, since) or _keeps_falling(picture, m)]
+    told = tuple(evidence.ended(deployment, member, words[member.name]) for member in ended)
     option = name_option(deployment.name)
     return causes.cause_of(Scene(picture.observation, picture.readiness, told, words, pace, option))
 
@@ -339,14 +349,17 @@ class _Words:
         return next((tail for tail in reversed(self.tails) if tail.lines), self.tails[-1])
 
 
-async def _all_last_words(scope: Scope, deployment: Deployment) -> dict[str, _Words]:
-    words = await asyncio.gather(*(_last_words(scope, deployment, member) for member in deployment.members))
-    return {member.name: one for member, one in zip(deployment.members, words, strict=True)}
+async def _all_last_words(scope: Scope, picture: Picture) -> dict[str, _Words]:
+    members, since = picture.deployment.members, picture.observation.started.since or 0.0
+    words = await asyncio.gather(*(_last_words(scope, picture.deployment, member, since) for member in members))
+    return {member.name: one for member, one in zip(members, words, strict=True)}
 
 
-async def _last_words(scope: Scope, deployment: Deployment, member: DeployedMember) -> _Words:
-    """Enough to look for a cause in: before the member's latest end, when nobody asked for that."""
-    ended_at = member.exit.at if member.exit is not None and not member.exit.asked else None
+async def _last_words(scope: Scope, deployment: Deployment, member: DeployedMember, since: float) -> _Words:
+    """Enough to look for a cause in: before the member's latest end, when that is what it speaks of and nobody asked
+    for it."""
+    end = member.exit
+    ended_at = end.at if end is not None and not end.asked and _speaks_of_its_end(member, since) else None
     try:
         tails = await scope.runtime.tails(deployment.name, member.name, ends.LINES, ended_at)
     except RuntimeRefusal as refused:
@@ -354,21 +367,15 @@ async def _last_words(scope: Scope, deployment: Deployment, member: DeployedMemb
     return _Words(tails or (LogTail("", ()),))
 
 
-def _ended(member: DeployedMember, lines: tuple[str, ...]) -> Ended:
+def _speaks_of_its_end(member: DeployedMember, since: float) -> bool:
+    """Whether a member's end counts: it is down, or ended since then without being asked to and runs again."""
     end = member.exit
-    assert end is not None
-    return Ended(
-        member=member.name,
-        role=member.role,
-        code=end.code,
-        signal=end.signal,
-        is_asked=end.asked,
-        is_oom=end.is_oom,
-        note=end.note,
-        in_container=member.container is not None,
-        lines=lines,
-        at=end.at,
-    )
+    return end is not None and (not member.running or (not end.asked and end.at >= since))
+
+
+def _keeps_falling(picture: Picture, member: DeployedMember) -> bool:
+    """A restart policy brings it back, and not for long."""
+    return bool(member.restarts and member.exit and picture.observation.at - member.exit.at < CRASH_LOOP_S)
 
 
 def _down_words(deployment: Deployment) -> str:
@@ -410,11 +417,6 @@ def _next_command(deployment: Deployment, verdict: Verdict, culprit: DeployedMem
     if not culprit.running and culprit.exit is not None and culprit.exit.asked:
         return f"drillyard start {culprit.name}{option}"
     return f"drillyard logs {culprit.name}{option}"
-
-
-def name_option(name: str) -> str:
-    """What to add to a command so that it means this deployment."""
-    return "" if name == DEFAULT_NAME else f" --name {name}"
 
 
 def _state_words(deployment: Deployment) -> str:

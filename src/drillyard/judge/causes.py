@@ -2,10 +2,11 @@
 
 Rules: a cause is looked for when a gate is closed, over one scene: the observation and its verdicts, the members'
 ends, their last log lines, and how the wait went. The catalogue is in order, a root before what follows from it, and
-the first entry that fits is the cause: what a member itself says of its end, then what happened to the whole machine,
-then lost quorums, then members that somebody ended or paused, then facts about members that run (full, removed, low on
-space), then what a slow disk or a cut link does, and last what nothing but time tells. Log lines support a cause and
-never make a gate pass. What fits nothing is `unknown`, with the first thing that is lacking; nobody guesses.
+the first entry that fits is the cause: what a member itself says of its end (but no end is the root of a quorum that
+others lost), then what happened to the whole machine, then lost quorums, then members that somebody ended or paused,
+then facts about members that run (full, removed, low on space, not heard), then what a slow disk or a cut link does,
+and last what nothing but time tells. Log lines support a cause and never make a gate pass. What fits nothing is
+`unknown`, with the first thing that is lacking; nobody guesses.
 
 Not here: reading logs, measuring the wait, and what to do automatically.
 """
@@ -17,9 +18,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from drillyard.judge import ends
-from drillyard.judge.ends import KEPT, Cause
+from drillyard.judge.ends import DISK_FULL, KEPT, OPEN_FILES, STAMP, TOMBSTONE, Cause, logged_at
 from drillyard.judge.readiness import CLOCK_SKEW_S, DISCONNECTED_S, PD_PROBES
-from drillyard.judge.scene import STAMP, Scene, logged_at
+from drillyard.judge.scene import Scene
+from drillyard.judge.survivability import survivability_of
 from drillyard.observation import (
     CountSeen,
     DataPathSeen,
@@ -34,23 +36,28 @@ from drillyard.topology import Role, quorum
 UNKNOWN = "unknown"
 SLEPT_S = 3.0  # nobody looks for so long by chance: our own longest answer takes less
 CLOCK_SET_S = 2.0  # NTP slews, and never steps so far
-QUIET_S = 5.0  # with nothing new for so long, a start is no longer slow but stuck
+AWAKE_S = 30.0  # what a sleep disturbed is over by then
+QUIET_S = 5.0  # a member that was started, does not answer, and shows nothing new for so long is stuck
+STALL_S = 30.0  # and so long a cluster whose members all answer: a store reports every 10 s
 STARTING_S = 120.0  # a member that has run for longer is not starting any more
 ELECTION_S = 10.0  # PD members that have run for less may still be electing
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a signature found: the members it is about, and what fills {found} in the entry's text."""
+    """What a signature found: the members it is about, what fills {found} in the entry's text, and how many of the
+    members must come back (0: all)."""
 
     members: tuple[str, ...] = ()
     found: str = ""
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """One entry: its name, what it is recognised by (for people), its signature, and what is told when it fits.
-    {who}, {found}, {first} (a member) and {option} are filled in."""
+    {who}, {found}, {first} (a member), {option}, {revive} (the commands that bring members back) and the words that go
+    with one member or several are filled in."""
 
     name: str
     shows: str
@@ -65,13 +72,14 @@ def cause_of(scene: Scene) -> Cause | None:
     if scene.readiness.is_ready:
         return None
     told = _told_by_an_end(scene)
-    if told is not None:
+    lost = _pd_quorum_lost(scene) or _region_quorum_lost(scene)
+    if told is not None and (lost is None or told.members[0] in lost.members):
         return told
     is_down = not any(scene.process(one.name).running for one in scene.observation.started.members)
     for known in CATALOGUE:
         found = known.sign(scene) if known.sign in _OF_ENDS or not is_down else None
         if found is not None:
-            return _filled(known, found, scene.option)
+            return _filled(known, found, scene)
     if is_down:
         return None
     closed = scene.readiness.first_closed
@@ -89,11 +97,29 @@ def is_telling(line: str) -> bool:
     )
 
 
-def _filled(known: Known, found: Found, option: str) -> Cause:
-    first = found.members[0] if found.members else ""
-    words = {"who": join(found.members), "found": found.found, "first": first, "option": option}
+def _filled(known: Known, found: Found, scene: Scene) -> Cause:
+    words = ONE if len(found.members) == 1 else SEVERAL
+    words = words | {"who": join(found.members), "found": found.found, "option": scene.option}
+    words |= {"first": found.members[0] if found.members else "", "revive": _revival(scene, found)}
     text, data, mend = (part.format(**words) for part in (known.text, known.data, known.mend))
     return Cause(known.name, text, data, mend, found.members)
+
+
+ONE = {"is": "is", "was": "was", "does": "does", "runs": "runs", "its": "its", "answers": "answers"}
+SEVERAL = {"is": "are", "was": "were", "does": "do", "runs": "run", "its": "their", "answers": "answer"}
+
+
+def _revival(scene: Scene, found: Found) -> str:
+    """The commands that bring so many of the members back, each by what is the matter with it."""
+    if not any(scene.process(one.name).running for one in scene.observation.started.members):
+        return f"`drillyard up{scene.option}`"
+
+    def command(name: str) -> str:
+        seen = scene.process(name)
+        verb = "start" if not seen.running else "resume" if seen.paused else "restart"
+        return f"`drillyard {verb} {name}{scene.option}`"
+
+    return join(command(name) for name in found.members[: found.missing or None])
 
 
 def _told_by_an_end(scene: Scene) -> Cause | None:
@@ -109,13 +135,23 @@ def _told_by_an_end(scene: Scene) -> Cause | None:
 
 
 def _slept(scene: Scene) -> Found | None:
-    slept_s = scene.pace.slept_s
-    return Found(found=f"{slept_s:.0f} s") if slept_s >= SLEPT_S else None
+    pace = scene.pace
+    if _someone_is_away(scene) or pace.slept_s < SLEPT_S or pace.woke_ago_s > AWAKE_S:
+        return None
+    return Found(found=f"{pace.slept_s:.0f} s")
+
+
+def _someone_is_away(scene: Scene) -> bool:
+    """Neither a sleep nor a clock ends or pauses a member."""
+    members = [one.name for one in scene.observation.started.members]
+    return bool(scene.ends) or any(not scene.runs(name) and not scene.process(name).held_back for name in members)
 
 
 def _clock(scene: Scene) -> Found | None:
     """A clock was set here, PD's timestamps are not of this time, or PD calls Up a store whose heartbeat is, by our
     clock, older than what PD calls Disconnected, or still to come."""
+    if _someone_is_away(scene):
+        return None
     set_s = scene.pace.clock_set_s
     if abs(set_s) >= CLOCK_SET_S:
         return Found(found=f"this machine's clock was set {_away(set_s, 'forwards', 'back')}")
@@ -142,10 +178,16 @@ def _clock(scene: Scene) -> Found | None:
 
 
 def _foreign(scene: Scene) -> Found | None:
-    for verdict in scene.readiness.verdicts:
-        for lack in verdict.lacks:
-            if "foreign cluster" in lack.text:
-                return Found(lack.members, lack.text)
+    """A PD answers for another cluster id; or, where ours is not known yet, lists none of the PD that we started."""
+    ours, names = scene.observation.started.cluster_id, {pd.name for pd in scene.pds}
+    for name in (pd.name for pd in scene.pds):
+        view = scene.observation.answer(Probe.PD_MEMBERS, name, PdMembersSeen)
+        if view is None or not view.cluster_id:
+            continue
+        if ours is not None and view.cluster_id != ours:
+            return Found((name,), f"{name} answers for cluster {view.cluster_id}, ours is {ours}")
+        if ours is None and view.members and not names & {member.name for member in view.members}:
+            return Found((name,), f"{name} lists {join(member.name for member in view.members)}")
     return None
 
 
@@ -154,24 +196,31 @@ def _pd_quorum_lost(scene: Scene) -> Found | None:
     names = [pd.name for pd in scene.pds]
     gone = [name for name in names if not scene.runs(name) and not scene.process(name).held_back]
     if names and len(names) - len(gone) < quorum(len(names)):
-        return Found(tuple(gone), _states(scene, gone))
+        return Found(tuple(gone), _states(scene, gone), quorum(len(names)) - (len(names) - len(gone)))
     if not names or min(scene.age_s(name) for name in names) < ELECTION_S:
         return None  # who was started just now may be silent, and whoever is alone then says so
     silent = [name for name in names if not scene.runs(name) or not scene.answers(name, PD_PROBES)]
     is_told = any(_own_word(scene, name) is False for name in names if name not in silent)
     if is_told and len(names) - len(silent) < quorum(len(names)):
-        return Found(tuple(silent), _states(scene, silent))
+        return Found(tuple(silent), _states(scene, silent), quorum(len(names)) - (len(names) - len(silent)))
     return None
 
 
 def _region_quorum_lost(scene: Scene) -> Found | None:
-    """So many stores are gone that a region with all its replicas on them has no quorum left."""
+    """Regions without a quorum, because members with their replicas are gone: by the regions' own peers where PD was
+    asked for them, otherwise by counting, where that is certain."""
+    away = [one.name for one in scene.tikvs if not scene.runs(one.name) and not scene.process(one.name).held_back]
+    if scene.observation.once(Probe.REGIONS) is not None:
+        lost = survivability_of(scene.observation).tikv.lost
+        return Found(tuple(away), _states(scene, away), 1) if away and lost.count else None
     replicas = scene.observation.answer_once(Probe.MAX_REPLICAS, CountSeen)
-    count = min(replicas.count if replicas is not None else 3, len(scene.tikvs))
-    gone = [tikv.name for tikv in scene.tikvs if not scene.runs(tikv.name) and not scene.process(tikv.name).held_back]
-    if not count or len(gone) <= count - quorum(count):
+    if replicas is None and len(scene.tikvs) > 3:
         return None
-    return Found(tuple(gone), _states(scene, gone))
+    count = min(replicas.count if replicas is not None else 3, len(scene.tikvs))
+    stores = {member.name: scene.store(member) for member in scene.tikvs}
+    holding = [name for name in away if (store := stores[name]) is None or store.region_count]
+    lacking = len(holding) - (count - quorum(count))
+    return Found(tuple(away), _states(scene, away), lacking) if count and lacking > 0 else None
 
 
 def _no_leader(scene: Scene) -> Found | None:
@@ -190,6 +239,8 @@ def _leader_unreachable(scene: Scene) -> Found | None:
     """The leader answers us; others run and answer for themselves, but not what they must ask the leader for. The
     leader's own health list may fail too: it asks every member, and they ask back."""
     leader = _leader(scene)
+    if any(scene.runs(pd.name) and scene.failures(pd.name, (Probe.PD_SELF,)) for pd in scene.pds):
+        return None  # a health list waits for each member: one that hangs fails the lists of all
     if not leader or not scene.answers(leader, (Probe.PD_MEMBERS,)):
         return None
     cut = [
@@ -248,7 +299,7 @@ def _unexplained(scene: Scene) -> Found | None:
 
 def _stopped(scene: Scene) -> Found | None:
     asked = [one for one in scene.ends if one.is_asked and not scene.process(one.member).running]
-    how = [f"{one.member} was {'killed' if one.signal == 9 else 'stopped'} on request" for one in asked]
+    how = [f"{one.member} was {_ended_words(one.signal, one.note)} on request" for one in asked]
     return Found(tuple(one.member for one in asked), "; ".join(how)) if asked else None
 
 
@@ -293,7 +344,7 @@ def _store_is(*states: str) -> Callable[[Scene], Found | None]:
 
 def _buried(scene: Scene) -> Found | None:
     """PD lists no tombstones unless it is asked for them; the store itself is told with each heartbeat."""
-    return _store_is("Tombstone")(scene) or _by_words(_TOMBSTONE)(scene)
+    return _store_is("Tombstone")(scene) or _by_words(TOMBSTONE)(scene)
 
 
 def _low_space(scene: Scene) -> Found | None:
@@ -310,7 +361,7 @@ def _not_serving(scene: Scene) -> Found | None:
     """Alive, and by its own word well, or long past its start; but it does not do its work."""
     seen = scene.observation.once(Probe.DATA_PATH)
     if seen is not None and seen.failure is not None:
-        at = next((tikv.name for tikv in scene.tikvs if f" at {tikv.name}" in seen.failure.text), "")
+        at = next((tikv.name for tikv in scene.tikvs if f" at {tikv.name}:" in seen.failure.text), "")
         own = scene.observation.answer(Probe.STORE_SELF, at, SelfSeen) if at else None
         if at and scene.runs(at) and own is not None and own.healthy:
             return Found((at,), seen.failure.text)
@@ -322,30 +373,28 @@ def _not_serving(scene: Scene) -> Found | None:
 
 
 def _slow_start(scene: Scene) -> Found | None:
+    """Members that were started lately, and nothing says that they will not get there."""
     starting = _starting(scene)
-    moving = [name for name in starting if not _is_stuck(scene, name)]
-    if not moving or len(moving) < len(starting):
+    if not starting or min(_quiet_s(scene, name) for name in starting) >= STALL_S:
         return None
-    return Found(tuple(moving), f"{min(scene.age_s(name) for name in moving):.1f} s")
+    return Found(tuple(starting), f"{max(0.0, min(scene.age_s(name) for name in starting)):.1f} s")
 
 
 def _hang(scene: Scene) -> Found | None:
-    stuck = [name for name in _starting(scene) if _is_stuck(scene, name)]
+    """Members that were started lately, answer nothing, and show nothing new."""
+    stuck = [n for n in _starting(scene) if _own_failures(scene, n) and _quiet_s(scene, n) >= QUIET_S]
     return Found(tuple(stuck), f"{min(_quiet_s(scene, name) for name in stuck):.0f} s") if stuck else None
 
 
 def _starting(scene: Scene) -> list[str]:
-    """Members that run, were started lately, and keep a gate closed."""
+    """Members that run, were started lately, and keep a gate closed: those that do not answer, if there are any."""
     named = scene.named() or tuple(one.name for one in scene.observation.started.members)
+    named = tuple(name for name in named if _own_failures(scene, name)) or named
     return [
         name
         for name in named
         if scene.runs(name) and scene.process(name).started_at > 0 and scene.age_s(name) <= STARTING_S
     ]
-
-
-def _is_stuck(scene: Scene, name: str) -> bool:
-    return _quiet_s(scene, name) >= QUIET_S
 
 
 def _quiet_s(scene: Scene, name: str) -> float:
@@ -364,18 +413,16 @@ def _quiet_s(scene: Scene, name: str) -> float:
 
 def _own_failures(scene: Scene, name: str) -> list[str]:
     role = next((one.role for one in scene.observation.started.members if one.name == name), None)
-    return scene.failures(name, PD_PROBES if role is Role.PD else (Probe.STORE_SELF,))
+    return scene.failures(name, (Probe.PD_MEMBERS, Probe.PD_SELF) if role is Role.PD else (Probe.STORE_SELF,))
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
 
 _LEVEL = re.compile(r"\[(?:WARN|ERROR|FATAL|CRITICAL|PANIC)\]|\bpanic(?:ked)?\b", re.IGNORECASE)
-_DISK_FULL = r"no space left on device.*|disk ?(?:is )?full.*|mvcc: database space exceeded|nospace"
-_TOMBSTONE = r"store is tombstone"
-_OPEN_FILES = r"too many open files.*"
-# etcd's words (of a sync that took over a second), TiKV's (raftstore's slow score) and the emulated members'.
-_SLOW_DISK = r"slow fdatasync.*|sync duration of .*|detected slow store.*|disk stall.*"
-_WORDS = (_DISK_FULL, _OPEN_FILES, _SLOW_DISK)
+_DISK_FULL = DISK_FULL + r"|disk ?(?:is )?full.*|nospace"
+# etcd's words of a sync that took over a second, and the emulated members'.
+_SLOW_DISK = r"slow fdatasync.*|sync duration of .*"
+_WORDS = (_DISK_FULL, OPEN_FILES, _SLOW_DISK)
 
 
 def join(names: Iterable[str]) -> str:
@@ -393,9 +440,17 @@ def _state(scene: Scene, name: str) -> str:
     if seen.running:
         return "is paused" if seen.paused else "does not answer"
     end = next((one for one in scene.ends if one.member == name), None)
-    by = "on request" if seen.asked else "by somebody else" if end is not None and end.signal is not None else ""
-    how = "was killed" if seen.signal == 9 else "was stopped" if seen.asked else "ended"
-    return f"{how} {by}".strip()
+    if seen.asked:
+        return f"was {_ended_words(seen.signal, end.note if end is not None else '')} on request"
+    cause = ends.told_by_signal(end) if end is not None else None
+    if cause is None:
+        return "ended"
+    return "was ended by somebody else" if cause.name == "killed" else f"crashed with signal {seen.signal}"
+
+
+def _ended_words(signal: int | None, note: str) -> str:
+    """A stop that took longer than its grace ends in a kill and was asked for as a stop."""
+    return "killed" if signal == 9 and "grace" not in note else "stopped"
 
 
 def _heard(scene: Scene, store: StoreSeen) -> str:
@@ -411,7 +466,6 @@ def _away(seconds: float, forwards: str, backwards: str) -> str:
 
 # --- the catalogue, in order -----------------------------------------------------------------------------------------
 
-START = "`drillyard start {first}{option}`"
 WAIT = "`drillyard verify --wait{option}`"
 NOTHING_LOST = "nothing acknowledged is lost"
 
@@ -436,7 +490,7 @@ CATALOGUE: tuple[Known, ...] = (
     ),
     Known(
         "foreign-cluster",
-        "Who answers at our addresses has another cluster id, or members that we did not start.",
+        "Who answers at our addresses has another cluster id, or none of the members that we started.",
         _foreign,
         "another cluster answers in this one's place: {found}",
         "nothing of this cluster is read or written there; do not write through these addresses",
@@ -449,7 +503,7 @@ CATALOGUE: tuple[Known, ...] = (
         "PD has lost its quorum: {found}",
         f"{NOTHING_LOST}; reads and writes go on for a while with what clients know, but no timestamp is granted, "
         "nothing is moved and no new client gets in",
-        f"bring back a majority: {START}",
+        "bring back a majority: {revive}",
     ),
     Known(
         "region-quorum-lost",
@@ -458,7 +512,7 @@ CATALOGUE: tuple[Known, ...] = (
         "regions have lost their quorum: {found}",
         "what was acknowledged is on the disks of the stores that are gone; regions with most replicas there neither "
         "read nor write until one is back",
-        f"bring one back: {START}",
+        "bring back enough of them: {revive}",
     ),
     Known(
         "crashed",
@@ -466,7 +520,7 @@ CATALOGUE: tuple[Known, ...] = (
         _crashed,
         "{found}",
         KEPT,
-        f"see its last lines (`drillyard logs {{first}}{{option}}`), then {START}",
+        "see its last lines (`drillyard logs {first}{option}`), then {revive}",
     ),
     Known(
         "killed",
@@ -474,23 +528,15 @@ CATALOGUE: tuple[Known, ...] = (
         _killed,
         "{found}",
         KEPT,
-        START,
-    ),
-    Known(
-        UNKNOWN,
-        "A member ended, nobody asked for it, and nothing that is known fits its end or the rest.",
-        _unexplained,
-        "{found}, and nothing known fits",
-        KEPT,
-        f"see its last lines (`drillyard logs {{first}}{{option}}`), then {START}",
+        "{revive}",
     ),
     Known(
         "paused",
         "A member's process is stopped (SIGSTOP) or its container paused.",
         _paused,
-        "{who} is paused: the process is there and does nothing",
-        f"{KEPT}; its regions elect other leaders meanwhile",
-        "`drillyard resume {first}{option}`",
+        "{who} {is} paused: {its} process is there and does nothing",
+        f"{KEPT}; what it led, another leads meanwhile, where there is a quorum without it",
+        "{revive}",
     ),
     Known(
         "stopped",
@@ -498,20 +544,20 @@ CATALOGUE: tuple[Known, ...] = (
         _stopped,
         "{found}",
         KEPT,
-        START,
+        "{revive}",
     ),
     Known(
         "disk-full",
         "A store refuses writes, or a member says that its disk is full.",
         _full,
-        "{who} has no disk space left: {found}",
+        "there is no disk space left for {who}: {found}",
         f"{KEPT}; nothing is acknowledged that is not written",
         "free some space on its disk; a TiKV that ended is started again after that",
     ),
     Known(
         "open-files",
         "A member that runs fails for want of file descriptors.",
-        _by_words(_OPEN_FILES, everywhere=True),
+        _by_words(OPEN_FILES, everywhere=True),
         "{who} may open too few files: {found}",
         KEPT,
         "raise the limit (ulimits.nofile in the Compose file, `ulimit -n` elsewhere) to 82920 or more and restart it",
@@ -520,7 +566,7 @@ CATALOGUE: tuple[Known, ...] = (
         "store-tombstone",
         "PD has buried a store whose process runs, as PD or the store itself says.",
         _buried,
-        "{who} was removed from the cluster for good, and still runs",
+        "{who} {was} removed from the cluster for good, and still {runs}",
         "its replicas were moved to other stores before; what is on its disk is out of date",
         "stop it; with an empty data directory it comes back as a new store",
     ),
@@ -528,17 +574,41 @@ CATALOGUE: tuple[Known, ...] = (
         "store-offline",
         "PD is moving everything away from a store, because somebody asked to remove it.",
         _store_is("Offline"),
-        "{who} is being removed: PD moves its replicas to other stores",
+        "{who} {is} being removed: PD moves {its} replicas to other stores",
         f"{NOTHING_LOST}: a replica goes when another has taken its place; with too few other stores that never ends",
-        f"let it finish, or take the removal back in PD (`store cancel-delete`); {WAIT}",
+        "let PD finish and stop it then, or take the removal back in PD (`store cancel-delete`)",
     ),
     Known(
         "low-space",
         "Replicas are missing, and a store has so little space left that PD places nothing there.",
         _low_space,
-        "PD places no replica on a store that is low on space: {found}",
+        "PD places no replicas where there is little space left: {found}",
         f"{NOTHING_LOST}, but regions have fewer replicas than they should: fewer failures are survived",
         "free some space there, or add a store",
+    ),
+    Known(
+        UNKNOWN,
+        "A member ended, nobody asked for it, and nothing that is known fits its end.",
+        _unexplained,
+        "{found}, and nothing known fits",
+        KEPT,
+        "see its last lines (`drillyard logs {first}{option}`), then {revive}",
+    ),
+    Known(
+        "store-down",
+        "PD has not heard of a store for longer than max-store-down-time, though its process runs.",
+        _store_is("Down"),
+        "PD has given {who} up, though {its} process runs: {found}",
+        f"{KEPT}; PD makes new replicas elsewhere, if there is a store to hold them",
+        "see the way from there to PD (`drillyard logs {first}{option}`): it comes back with its first heartbeat",
+    ),
+    Known(
+        "store-disconnected",
+        "PD has not heard of a store for 20 s, though its process runs.",
+        _store_is("Disconnected"),
+        "PD does not hear {who}, though {its} process runs: {found}",
+        f"{KEPT}; nothing is moved yet",
+        "see the way from there to PD (`drillyard logs {first}{option}`): it comes back with its first heartbeat",
     ),
     Known(
         "slow-disk",
@@ -552,7 +622,7 @@ CATALOGUE: tuple[Known, ...] = (
         "pd-no-leader",
         "A quorum of PD answers, long enough after its start, and none names a leader.",
         _no_leader,
-        "PD has no leader, though {who} answer: they cannot agree on one",
+        "PD has no leader now, though {who} {answers}",
         f"{NOTHING_LOST}; no timestamp is granted and nothing is moved until one leads",
         "see that the PD members reach each other's peer addresses (`drillyard logs {first}{option}`)",
     ),
@@ -565,26 +635,10 @@ CATALOGUE: tuple[Known, ...] = (
         "see the way from there to the leader's client address (network, firewall, name resolution)",
     ),
     Known(
-        "store-down",
-        "PD has not heard of a store for longer than max-store-down-time, though its process runs.",
-        _store_is("Down"),
-        "PD has given {who} up, though it runs: {found}",
-        f"{KEPT}; PD makes new replicas elsewhere, if there is a store to hold them",
-        "see the way from there to PD (`drillyard logs {first}{option}`): it comes back with its first heartbeat",
-    ),
-    Known(
-        "store-disconnected",
-        "PD has not heard of a store for 20 s, though its process runs.",
-        _store_is("Disconnected"),
-        "PD does not hear {who}, though it runs: {found}",
-        f"{KEPT}; nothing is moved yet",
-        "see the way from there to PD (`drillyard logs {first}{option}`): it comes back with its first heartbeat",
-    ),
-    Known(
         "not-serving",
         "A member runs, and by its own word well or long past its start, but does not answer its clients.",
         _not_serving,
-        "{who} is alive but does not serve: {found}",
+        "{who} {is} alive but {does} not serve: {found}",
         KEPT,
         "see its last lines (`drillyard logs {first}{option}`), then `drillyard restart {first}{option}`",
     ),
@@ -592,7 +646,7 @@ CATALOGUE: tuple[Known, ...] = (
         "hang",
         "A member was started, does not serve yet, and nothing new is seen of it: no change, no new kind of log line.",
         _hang,
-        "{who} was started and is stuck: nothing new for {found}",
+        "{who} {was} started and {is} stuck: nothing new for {found}",
         "its data was not touched while it does not serve",
         "see its last lines (`drillyard logs {first}{option}`), then `drillyard restart {first}{option}`",
     ),
@@ -600,7 +654,7 @@ CATALOGUE: tuple[Known, ...] = (
         "slow-start",
         "Members were started lately, and something moves.",
         _slow_start,
-        "{who} started {found} ago and is still on its way",
+        "{who} {was} started {found} ago and {is} still on the way",
         NOTHING_LOST,
         f"keep waiting: {WAIT}",
     ),

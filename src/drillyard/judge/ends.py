@@ -12,13 +12,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 
 from drillyard.topology import Role
 
 CRASHES = {4, 5, 6, 7, 8, 11, 31}  # SIGILL, TRAP, ABRT, BUS, FPE, SEGV, SYS: what a program brings upon itself
 TIMESTAMP_RACE = "timestamp-race"
+LAST_WORDS_S = 60.0  # what was said longer before an end is about something else
 LINES = 200  # how much of a log is worth looking at
 MOST_QUOTED = 240  # characters of a line
+STAMP = re.compile(r"\[(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{3} [+-]\d\d:\d\d)\]")
+# PD's words, TiKV's and the emulated members'.
+_SIGNALLED = re.compile(
+    r"got signal to exit|receive signal \S+, stopping server|received signal to exit", re.IGNORECASE
+)
 _WELCOME = re.compile(r"Welcome to (?:TiKV|Placement Driver)")
 
 
@@ -36,6 +43,7 @@ class Ended:
     in_container: bool = False
     lines: tuple[str, ...] = ()
     at: float = 0.0  # seconds since the epoch
+    option: str = ""  # what a command needs to mean this deployment, such as " --name other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,8 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class EndKind:
-    """One row: an end whose note or last words match `pattern`. {member} and {found} (what matched) are filled in."""
+    """One row: an end whose note or last words match `pattern`. {member}, {found} (what matched) and {option} are
+    filled in."""
 
     name: str
     pattern: str
@@ -64,14 +73,26 @@ KEPT = "what it acknowledged is on its disk and on the other replicas"
 UNTOUCHED = "its data was not touched: it ended before it served"
 
 
+# What members say while they run, too.
+DISK_FULL = r"no space left on device.*|storage failed \(disk.full\).*|mvcc: database space exceeded"
+OPEN_FILES = r"too many open files.*"
+TOMBSTONE = r"store is tombstone.*"
+
 # Read from the top: the first that fits is the cause.
 KINDS: tuple[EndKind, ...] = (
+    EndKind(
+        "keeper-lost",
+        r"keeper lost",
+        "{member} ended because the keeper of the deployment's processes was lost",
+        KEPT,
+        "`drillyard up{option}`",
+    ),
     EndKind(
         "removed",
         r"its container was removed",
         "{member} has no container any more: somebody removed it",
         "its data is in a named volume, which a removed container leaves alone",
-        "`drillyard down`, then `drillyard up`: its data is in a volume and stays",
+        "`drillyard down{option}`, then `drillyard up{option}`: its data is in a volume and stays",
     ),
     EndKind(
         "wrong-architecture",
@@ -115,7 +136,7 @@ KINDS: tuple[EndKind, ...] = (
         r"cluster ID mismatch.*|no longer belongs to cluster .*",
         "{member} holds the data of another cluster: {found}",
         "nothing was written: a member never serves the data of one cluster to another",
-        "give it the PD that its data belongs to, or start all members empty (`drillyard down --delete-data`)",
+        "give it the PD that its data belongs to, or start all members empty (`drillyard down --delete-data{option}`)",
     ),
     EndKind(
         "pd-data-lost",
@@ -134,16 +155,16 @@ KINDS: tuple[EndKind, ...] = (
     ),
     EndKind(
         "store-tombstone",
-        r"store is tombstone.*",
+        TOMBSTONE,
         "{member} was removed from the cluster for good: {found}",
         "its replicas were moved to other stores before it was removed; what is on its disk is out of date",
         "start it with an empty data directory: it comes back as a new store",
     ),
     EndKind(
         "open-files",
-        r"maximum number of open file descriptors is too small.*|too many open files.*",
+        r"maximum number of open file descriptors is too small.*|" + OPEN_FILES,
         "{member} may open too few files: {found}",
-        UNTOUCHED,
+        KEPT,
         "raise the limit (ulimits.nofile in the Compose file, `ulimit -n` elsewhere) to 82920 or more",
     ),
     EndKind(
@@ -162,7 +183,7 @@ KINDS: tuple[EndKind, ...] = (
     ),
     EndKind(
         "disk-full",
-        r"no space left on device.*|storage failed \(disk.full\).*|mvcc: database space exceeded",
+        DISK_FULL,
         "{member} has no disk space left",
         KEPT,
         "free some, then start it again",
@@ -192,14 +213,15 @@ def told_by_kernel(ended: Ended) -> Cause | None:
 
 def told_by_words(ended: Ended) -> Cause | None:
     """What the runtime noted of the end, or the server's last words say."""
-    lines = (ended.note, *reversed(of_last_run(ended.lines)))
+    is_from_outside = ended.signal is not None and ended.signal not in CRASHES  # whatever it had said before
+    lines = (ended.note, *(() if is_from_outside else _last_words(ended)))
     for kind in KINDS:
         for line in lines:
             found = re.search(kind.pattern, line, re.IGNORECASE)
             if found is not None:
                 words = quoted(found.groupdict().get("found") or found[0])
                 text = kind.text.format(member=ended.member, found=words)
-                return Cause(kind.name, text, kind.data, kind.mend, (ended.member,))
+                return Cause(kind.name, text, kind.data, kind.mend.format(option=ended.option), (ended.member,))
     return None
 
 
@@ -210,14 +232,36 @@ def quoted(words: str) -> str:
 
 
 def told_by_signal(ended: Ended) -> Cause | None:
-    if ended.signal is None and "through Docker" not in ended.note:
-        return None
+    """A crash, or an end that somebody else brought about: servers end well when a signal asks them to."""
+    member = (ended.member,)
     if ended.signal in CRASHES:
         text = f"{ended.member} crashed with signal {ended.signal}"
-        return Cause("crashed", text, KEPT, f"see its last lines (`drillyard logs {ended.member}`)", (ended.member,))
-    by = "`docker kill` or `docker stop`" if "through Docker" in ended.note else "somebody outside of drillyard"
+        return Cause(
+            "crashed", text, KEPT, f"see its last lines (`drillyard logs {ended.member}{ended.option}`)", member
+        )
+    is_by_docker = "through Docker" in ended.note
+    if not (is_by_docker or ended.signal is not None or any(_SIGNALLED.search(line) for line in _last_words(ended))):
+        return None
+    by = "`docker kill` or `docker stop`" if is_by_docker else "somebody outside of drillyard"
     text = f"{ended.member} was ended by {by}"
-    return Cause("killed", text, KEPT, f"`drillyard start {ended.member}`", (ended.member,))
+    return Cause("killed", text, KEPT, f"`drillyard start {ended.member}{ended.option}`", member)
+
+
+def _last_words(ended: Ended) -> tuple[str, ...]:
+    """The lines of the run that ended, the last first, without those that tell a time long before the end."""
+    lines = reversed(of_last_run(ended.lines))
+    return tuple(line for line in lines if ended.at - logged_at(line, ended.at) <= LAST_WORDS_S)
+
+
+def logged_at(line: str, otherwise: float) -> float:
+    """When a line was written, in seconds since the epoch: PD and TiKV write [2026/09/20 08:15:30.123 +00:00]."""
+    found = STAMP.match(line)
+    if found is None:
+        return otherwise
+    try:
+        return datetime.strptime(found[1], "%Y/%m/%d %H:%M:%S.%f %z").timestamp()
+    except ValueError:
+        return otherwise
 
 
 def of_last_run(lines: tuple[str, ...]) -> tuple[str, ...]:

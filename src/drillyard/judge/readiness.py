@@ -185,7 +185,9 @@ def _lacks_of_view(observation: Observation, member: StartedMember, view: PdMemb
     ours = {pd.name: pd for pd in started.of_role(Role.PD)}
     theirs = {pd.name for pd in view.members}
     if foreign := sorted(theirs - ours.keys()):
-        yield Lack(f"{name} lists {_join(foreign)}, which we did not start: this is a foreign cluster", (name,))
+        is_ours = started.cluster_id is not None and view.cluster_id == started.cluster_id
+        told = f"{name} lists {_join(foreign)}, which we did not start"
+        yield Lack(told if is_ours else f"{told}: this is a foreign cluster", (name,))
     if missing := sorted(ours.keys() - theirs):
         yield Lack(f"{name} does not list {_join(missing)}", (name, *missing))
     for listed in view.members:

@@ -5,19 +5,16 @@ Rules: a record and plain questions to it; no opinions. A member that was not lo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from drillyard.judge import ends
-from drillyard.judge.ends import Ended
-from drillyard.judge.readiness import Readiness, Status
+from drillyard.judge.ends import Ended, logged_at
+from drillyard.judge.readiness import NOT_ASKED, Readiness, Status
 from drillyard.observation import Observation, Probe, ProcessSeen, StartedMember, StoreSeen, StoresSeen
 from drillyard.topology import Role
 
 RECENT_S = 60.0  # older log lines are about something else
-STAMP = re.compile(r"\[(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{3} [+-]\d\d:\d\d)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +24,7 @@ class Pace:
     waited_s: float = 0.0
     quiet_s: float = 0.0  # since anything in the picture last changed
     slept_s: float = 0.0  # the longest that this machine, or we on it, stood still
+    woke_ago_s: float = 0.0  # since the end of that
     clock_set_s: float = 0.0  # how far this machine's clock was set meanwhile, forwards or (negative) backwards
 
 
@@ -82,17 +80,7 @@ class Scene:
         return tuple(line for line in lines if self.observation.at - logged_at(line, 0.0) <= RECENT_S)
 
     def named(self) -> tuple[str, ...]:
-        """The members that keep a gate closed."""
+        """The members that keep a gate closed; who was not asked yet does not."""
         closed = (verdict for verdict in self.readiness.verdicts if verdict.status is not Status.HOLDS)
-        return tuple(dict.fromkeys(name for verdict in closed for name in verdict.members))
-
-
-def logged_at(line: str, otherwise: float) -> float:
-    """When a line was written, in seconds since the epoch: PD and TiKV write [2026/09/20 08:15:30.123 +00:00]."""
-    found = STAMP.match(line)
-    if found is None:
-        return otherwise
-    try:
-        return datetime.strptime(found[1], "%Y/%m/%d %H:%M:%S.%f %z").timestamp()
-    except ValueError:
-        return otherwise
+        lacks = (lack for verdict in closed for lack in verdict.lacks if NOT_ASKED not in lack.text)
+        return tuple(dict.fromkeys(name for lack in lacks for name in lack.members))

@@ -17,6 +17,8 @@ from typing import Protocol
 
 from drillyard.topology import Role, Topology
 
+DEFAULT_NAME = "default"
+
 
 class Ability(Enum):
     START_MEMBER = "start-member"

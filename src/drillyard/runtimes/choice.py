@@ -14,6 +14,7 @@ from pathlib import Path
 
 from drillyard.runtimes import compose_plans
 from drillyard.runtimes.abilities import (
+    DEFAULT_NAME,
     Ability,
     Deployment,
     Exit,
@@ -27,7 +28,7 @@ from drillyard.runtimes.abilities import (
 )
 from drillyard.runtimes.compose import ComposeRuntime
 from drillyard.runtimes.compose_plans import ComposePlan, Images
-from drillyard.runtimes.home import DEFAULT_NAME, Home
+from drillyard.runtimes.home import Home
 from drillyard.runtimes.local import LocalRuntime
 from drillyard.runtimes.owners import Orphan
 from drillyard.runtimes.plans import Executables, Plan

@@ -22,6 +22,7 @@ from typing import Any
 
 from drillyard.runtimes import compose_exits, compose_file, compose_plans, journal, keeper_link, logs, ports
 from drillyard.runtimes.abilities import (
+    DEFAULT_NAME,
     Ability,
     DeployedMember,
     Deployment,
@@ -42,7 +43,7 @@ from drillyard.runtimes.abilities import (
 from drillyard.runtimes.compose_exits import Book, RecentEnd, Watcher
 from drillyard.runtimes.compose_plans import ComposePlan, Images
 from drillyard.runtimes.docker import KILLED_CODE, PROJECT, Container, Docker, DockerRefused, kind_of
-from drillyard.runtimes.home import DEFAULT_NAME, Home, remove_data
+from drillyard.runtimes.home import Home, remove_data
 from drillyard.runtimes.reach import RELAY_LABEL, WAYS, reach
 from drillyard.topology import LOOPBACK, Member, Role, Topology
 from drillyard.waiting import Clock, Deadline, to_its_end, until

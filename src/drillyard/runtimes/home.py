@@ -22,7 +22,6 @@ from drillyard.runtimes.abilities import Misuse, PlanUnreadable, StopReport
 from drillyard.runtimes.owners import Orphan, Ownership
 
 DEPLOYMENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-DEFAULT_NAME = "default"
 PLAN_FILES = (plans.FILE, compose_plans.FILE)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from drillyard.runtimes import journal, keeper_link, logs, plans, ports
 from drillyard.runtimes.abilities import (
+    DEFAULT_NAME,
     Ability,
     DeployedMember,
     Deployment,
@@ -41,7 +42,7 @@ from drillyard.runtimes.abilities import (
     StopReport,
     WrongState,
 )
-from drillyard.runtimes.home import DEFAULT_NAME, Home, remove_data
+from drillyard.runtimes.home import Home, remove_data
 from drillyard.runtimes.keeper_link import KeeperGone
 from drillyard.runtimes.plans import Executables, Plan
 from drillyard.runtimes.processes import identity, signal_if_same
