@@ -37,10 +37,30 @@ import json, sys
 print(next(one["pid"] for one in json.load(sys.stdin)["deployment"]["members"] if one["name"] == "tikv1"))')"
 until ./yard verify 2>&1 | grep -q 'data-path *open'; do :; done
 """
+# A cluster whose region tikv0 leads, so that its end is felt.
+LED_BY_TIKV0 = r"""
+leader() {
+    ./yard status --json | python3 -c '
+import json, sys, urllib.request
+status = json.load(sys.stdin)["deployment"]
+endpoint = status["pd_endpoints"][0]
+def ask(path):
+    return json.load(urllib.request.urlopen(f"http://{endpoint}/pd/api/v1/{path}"))
+leads = ask("regions")["regions"][0]["leader"]["store_id"]
+where = next(one["store"]["address"] for one in ask("stores")["stores"] if one["store"]["id"] == leads)
+print(next(one["name"] for one in status["members"] if one["addresses"]["client"] == where))'
+}
+./yard up
+until [ "$(leader)" = tikv0 ]; do
+    ./yard restart "$(leader)"
+    ./yard verify --wait
+done
+"""
 ALL = (
     Shot("up-starting", "./yard up", moment=r"timestamps +open(.*\n)+.*replicated +(closed|unknown)"),
     Shot("up", "./yard up"),
     Shot("failure", "./yard verify", before=f"./yard up{KILL_9}"),
+    Shot("outage", "./yard kill tikv0 --measure", before=LED_BY_TIKV0),
     Shot("two-killed", "./yard verify", before="./yard up\n./yard kill tikv1\n./yard kill tikv2"),
 )
 NAMES = tuple(shot.name for shot in ALL)

@@ -272,13 +272,13 @@ class _Ruler:
         """End the canaries, each with a last read where it is served, delete their keys, and look at the member."""
         from drillyard.canaries import ATTEMPT_S, ROUND_S
 
-        if self._until is not None:
+        if self._row is not None:
             return
         for canary in self._cast.all:
             canary.end()
         if self._canaries:
             await asyncio.wait(self._canaries, timeout=ATTEMPT_S + ROUND_S)
-        self._until = self._tools.now()
+        self._until = self._until or self._tools.now()
         tasks = [*self._canaries, *([self._pd] if self._pd is not None else [])]
         for task in tasks:
             task.cancel()
