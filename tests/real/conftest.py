@@ -9,6 +9,7 @@ from real_pd import USUAL_PORTS, RealPd
 AT_USUAL_PORTS = ("test_compose_", "test_causes_links", "test_evidence_page")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two groups for two workers: Docker and the usual ports are there once; what has ports of its own runs beside."""
     for item in items:
