@@ -18,7 +18,6 @@ from typing import Any
 from tikv_members import free_port, wait_until
 
 BUILT = Path(os.environ.get("DRILLYARD_REAL_PD_DIR") or Path(__file__).parents[2] / ".cache" / "real-pd")
-USUAL_PORTS = "usual ports"  # the group of tests that use Docker or a cluster's usual ports: one at a time
 
 
 def executable(name: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_pd import USUAL_PORTS, executable
+from real_pd import executable
 from suite import SCENARIOS, LocalSubject, Subject, run, settled, until
 
 import drillyard
@@ -58,7 +58,6 @@ def test_a_real_pd_tells_what_may_still_fail(era: str, tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.xdist_group(USUAL_PORTS)
 @pytest.mark.parametrize("era", ["81", "66"])
 def test_six_gates_open_and_nothing_is_left(era: str, tmp_path: Path) -> None:
     wanted = Wanted(pd_binary=str(executable(f"pd-server-{era}")))
