@@ -91,16 +91,15 @@ def up(
     async def work() -> int:
         report = await yard.up(wanted, name)
         trouble = report.trouble
-        parts = {"report": document.of_report(report)}
 
         def show() -> None:
+            if trouble is not None:
+                console.show_trouble(trouble)
+                return
             console.show_survivability(report.survivability)
             console.show_ready(report)
 
-        if trouble is None:
-            return command.end(exits.OF_ENDING[report.ending], show, **parts)
-        parts["error"] = document.of_trouble(trouble)
-        return command.end(exits.OF_ENDING[report.ending], lambda: console.show_trouble(trouble), **parts)
+        return command.end(exits.OF_ENDING[report.ending], show, trouble, report=document.of_report(report))
 
     _finish(command, work)
 
@@ -120,9 +119,6 @@ def verify(
     async def work() -> int:
         report = await yard.cluster(name).verify(timeout if wait else None)
         trouble = report.trouble
-        parts = {"report": document.of_report(report)}
-        if trouble is not None:
-            parts["error"] = document.of_trouble(trouble)
 
         def show() -> None:
             is_down = trouble is not None and trouble.is_down
@@ -135,7 +131,7 @@ def verify(
             else:
                 console.show_trouble(trouble)
 
-        return command.end(exits.OF_ENDING[report.ending], show, **parts)
+        return command.end(exits.OF_ENDING[report.ending], show, trouble, report=document.of_report(report))
 
     _finish(command, work)
 
@@ -151,12 +147,10 @@ def diagnose(name: Name = DEFAULT, as_json: Json = False) -> None:
         diagnosis = await yard.cluster(name).diagnose()
         trouble, parts = diagnosis.report.trouble, document.of_diagnosis(diagnosis)
         exit_code = exits.OF_ENDING[diagnosis.report.ending]
-        if trouble is not None:
-            parts["error"] = document.of_trouble(trouble)
-        elif diagnosis.page is None:
+        if trouble is None and diagnosis.page is None:
             exit_code = exits.COULD_NOT_START
             parts["error"] = document.of_error("could-not-start", diagnosis.evidence, console.NO_EVIDENCE_MEND)
-        return command.end(exit_code, lambda: console.show_diagnosis(diagnosis), **parts)
+        return command.end(exit_code, lambda: console.show_diagnosis(diagnosis), trouble, **parts)
 
     _finish(command, work)
 
@@ -188,9 +182,6 @@ def prove(
     async def work() -> int:
         proof = await yard.prove(wanted, name)
         trouble = proof.report.trouble
-        parts = document.of_proof(proof)
-        if trouble is not None:
-            parts["error"] = document.of_trouble(trouble)
 
         def show() -> None:
             if not command.listener.has_drawn:
@@ -201,7 +192,7 @@ def prove(
                 console.show_down(proof.down)
             console.show_proof(proof)
 
-        return command.end(exits.OF_ENDING[proof.ending], show, **parts)
+        return command.end(exits.OF_ENDING[proof.ending], show, trouble, **document.of_proof(proof))
 
     _finish(command, work)
 
@@ -406,11 +397,14 @@ def reset(
     async def work() -> int:
         done = await yard.cluster(name).reset(timeout)
         trouble = done.report.trouble
-        parts = document.of_reset(done)
-        if trouble is not None:
-            parts["error"] = document.of_trouble(trouble)
-            return command.end(exits.OF_ENDING[done.ending], lambda: console.show_trouble(trouble), **parts)
-        return command.end(exits.OK, lambda: console.show_reset(done), **parts)
+
+        def show() -> None:
+            if trouble is not None:
+                console.show_trouble(trouble)
+            else:
+                console.show_reset(done)
+
+        return command.end(exits.OF_ENDING[done.ending], show, trouble, **document.of_reset(done))
 
     _finish(command, work)
 
@@ -530,8 +524,6 @@ def _measure(do: str, member: str, name: str, as_json: bool, ruled: _Ruled) -> N
         report = await cluster.measure(do, member, timeout_s=timeout_s, watch_s=ruled.watch or 0.0)
         parts = {"member": document.of_member(report.row), "outage": document.of_outages(report)}
         trouble = report.trouble
-        if trouble is not None:
-            parts["error"] = document.of_trouble(trouble)
 
         def show() -> None:
             console.show_members([report.row])
@@ -540,7 +532,7 @@ def _measure(do: str, member: str, name: str, as_json: bool, ruled: _Ruled) -> N
             if trouble is not None:
                 console.show_trouble(trouble)
 
-        return command.end(exits.OF_ENDING[report.ending], show, **parts)
+        return command.end(exits.OF_ENDING[report.ending], show, trouble, **parts)
 
     _finish(command, work)
 

@@ -123,13 +123,13 @@ def _drawing(picture: Picture) -> Any:
         state = Text(row.exit_text or row.state, style=colours.get(row.state, "yellow"))
         taken = len(_runs(row)) + len(state) + len(row.addresses["client"]) + MEMBER_COLUMNS
         cells = (row.name, _runs(row), state, str(row.pid or ""), row.addresses["client"])
-        members.add_row(*cells, Text(_cut(about, width - taken)))
+        members.add_row(*cells, Text(cut(about, width - taken)))
     gates = RichTable(box=None, padding=(0, 2, 0, 0), show_header=False)
     for _ in range(3):
         gates.add_column(no_wrap=True)
     for gate in gate_rows(picture.readiness, {}):
         mark = Text(MARKS[gate.status], style=colours[gate.status])
-        gates.add_row(gate.gate, mark, Text(_cut(_waits_for(gate), width - GATE_COLUMNS)))
+        gates.add_row(gate.gate, mark, Text(cut(_waits_for(gate), width - GATE_COLUMNS)))
     return Group(members, Text(""), gates, Text(f"{picture.elapsed_s:.1f} s", style="dim"))
 
 
@@ -330,7 +330,7 @@ def _waits_for(gate: GateRow) -> str:
     return gate.text
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
     """The text within the width, but never so little of it that it says nothing."""
     room = max(NARROWEST_LACK, width)
     return text if len(text) <= room else text[: room - 1] + "…"

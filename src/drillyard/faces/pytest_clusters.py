@@ -187,7 +187,7 @@ def _story(cluster: SyncCluster, reason: str) -> Story:
     with contextlib.suppress(RuntimeRefusal):
         rows = cluster.status().members
         sections.append(("drillyard: members", "\n".join(console.member_lines(rows))))
-        lines = [_cut(f"{one.member:<8} {one.text}") for one in cluster.logs(lines=TAIL_LINES)]
+        lines = [console.cut(f"{one.member:<8} {one.text}", LINE_LENGTH) for one in cluster.logs(lines=TAIL_LINES)]
         sections.append(("drillyard: last lines of the logs", "\n".join(lines)))
     return Story(tuple(sections), evidence)
 
@@ -203,7 +203,7 @@ def _story_of(report: Report) -> Story:
     sections.insert(0, (f"drillyard: evidence of {report.deployment}", trouble.evidence))
     if trouble.log_lines:
         title = f"drillyard: last lines of {trouble.culprit}"
-        sections.append((title, "\n".join(map(_cut, trouble.log_lines))))
+        sections.append((title, "\n".join(console.cut(line, LINE_LENGTH) for line in trouble.log_lines)))
     return Story(tuple(sections), trouble.evidence if trouble.is_saved else "")
 
 
@@ -213,7 +213,3 @@ def _trouble_words(trouble: Trouble | None) -> str:
 
 def _evidence(where: str) -> str:
     return f"; evidence: {where}" if where else ""
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= LINE_LENGTH else line[: LINE_LENGTH - 1] + "…"

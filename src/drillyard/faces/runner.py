@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from drillyard.faces import console, document, exits
-from drillyard.flows.report import Ending
+from drillyard.flows.report import Ending, Trouble
 from drillyard.runtimes.abilities import Misuse, RuntimeRefusal
 from drillyard.topology import TopologyError
 
@@ -48,9 +48,11 @@ class Command:
         else:
             self.listener = console.Lines(self.began)
 
-    def end(self, exit_code: int, show: Callable[[], object], **parts: Any) -> int:
-        """Tell the result: one document, or what `show` writes."""
+    def end(self, exit_code: int, show: Callable[[], object], trouble: Trouble | None = None, /, **parts: Any) -> int:
+        """Tell the result: one document, with the trouble as its error if there is one, or what `show` writes."""
         self.listener.stop()
+        if trouble is not None:
+            parts["error"] = document.of_trouble(trouble)
         if self.is_json:
             console.say(json.dumps(document.envelope(self.name, exit_code, **parts)))
         else:
@@ -126,7 +128,7 @@ def _interrupted(command: Command, exit_code: int) -> int:
         return exit_code
     if trouble is None:
         return command.refuse(exit_code, Ending.INTERRUPTED.value, ("interrupted", ""))
-    return command.end(exit_code, lambda: console.show_trouble(trouble), error=document.of_trouble(trouble))
+    return command.end(exit_code, lambda: console.show_trouble(trouble), trouble)
 
 
 def _fault(command: Command, error: Exception) -> int:

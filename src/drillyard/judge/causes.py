@@ -72,15 +72,13 @@ def cause_of(scene: Scene) -> Cause | None:
     if scene.readiness.is_ready:
         return None
     told = _told_by_an_end(scene)
-    lost = _pd_quorum_lost(scene) or _region_quorum_lost(scene)
-    if told is not None and (lost is None or told.members[0] in lost.members):
+    if told is not None and not _is_lost_by_others(scene, told.members[0]):
         return told
-    is_down = not any(scene.process(one.name).running for one in scene.observation.started.members)
     for known in CATALOGUE:
-        found = known.sign(scene) if known.sign in _OF_ENDS or not is_down else None
+        found = known.sign(scene) if known.sign in _OF_ENDS or not scene.is_down else None
         if found is not None:
             return _filled(known, found, scene)
-    if is_down:
+    if scene.is_down:
         return None
     closed = scene.readiness.first_closed
     assert closed is not None
@@ -88,6 +86,12 @@ def cause_of(scene: Scene) -> Cause | None:
     text = f"no known cause fits; gate {closed.gate} lacks this first: {lack}"
     mend = f"look at the evidence, and wait if something moves: `drillyard verify --wait{scene.option}`"
     return Cause(UNKNOWN, text, "not known", mend, closed.members)
+
+
+def _is_lost_by_others(scene: Scene, name: str) -> bool:
+    """Whether a quorum is lost, and not by this member."""
+    lost = _pd_quorum_lost(scene) or _region_quorum_lost(scene)
+    return lost is not None and name not in lost.members
 
 
 def is_telling(line: str) -> bool:
@@ -111,7 +115,7 @@ SEVERAL = {"is": "are", "was": "were", "does": "do", "runs": "run", "its": "thei
 
 def _revival(scene: Scene, found: Found) -> str:
     """The commands that bring so many of the members back, each by what is the matter with it."""
-    if not any(scene.process(one.name).running for one in scene.observation.started.members):
+    if scene.is_down:
         return f"`drillyard up{scene.option}`"
 
     def command(name: str) -> str:
@@ -126,8 +130,7 @@ def _told_by_an_end(scene: Scene) -> Cause | None:
     """What a member that ended unasked says of it, or the kernel: the first row of the table that fits any, and of the
     members that it fits the one that ended first."""
     order = {name: at for at, name in enumerate(("out-of-memory", *(kind.name for kind in ends.KINDS)))}
-    unasked = sorted((one for one in scene.ends if not one.is_asked), key=lambda one: one.at)
-    told = [cause for one in unasked if (cause := ends.told_by_kernel(one) or ends.told_by_words(one)) is not None]
+    told = [cause for one in scene.unasked if (cause := ends.told_by_kernel(one) or ends.told_by_words(one))]
     return min(told, key=lambda cause: order[cause.name]) if told else None
 
 
@@ -143,8 +146,7 @@ def _slept(scene: Scene) -> Found | None:
 
 def _someone_is_away(scene: Scene) -> bool:
     """Neither a sleep nor a clock ends or pauses a member."""
-    members = [one.name for one in scene.observation.started.members]
-    return bool(scene.ends) or any(not scene.runs(name) and not scene.process(name).held_back for name in members)
+    return bool(scene.ends) or any(scene.is_gone(one.name) for one in scene.observation.started.members)
 
 
 def _clock(scene: Scene) -> Found | None:
@@ -194,22 +196,27 @@ def _foreign(scene: Scene) -> Found | None:
 def _pd_quorum_lost(scene: Scene) -> Found | None:
     """Too few PD run; or too few answer at all while one that does says that it cannot serve."""
     names = [pd.name for pd in scene.pds]
-    gone = [name for name in names if not scene.runs(name) and not scene.process(name).held_back]
-    if names and len(names) - len(gone) < quorum(len(names)):
-        return Found(tuple(gone), _states(scene, gone), quorum(len(names)) - (len(names) - len(gone)))
-    if not names or min(scene.age_s(name) for name in names) < ELECTION_S:
-        return None  # who was started just now may be silent, and whoever is alone then says so
-    silent = [name for name in names if not scene.runs(name) or not scene.answers(name, PD_PROBES)]
-    is_told = any(_own_word(scene, name) is False for name in names if name not in silent)
-    if is_told and len(names) - len(silent) < quorum(len(names)):
-        return Found(tuple(silent), _states(scene, silent), quorum(len(names)) - (len(names) - len(silent)))
-    return None
+    if not names:
+        return None
+    away = [name for name in names if scene.is_gone(name)]
+    if not _lacking(names, away) and min(scene.age_s(name) for name in names) >= ELECTION_S:
+        # Who was started just now may be silent, and whoever is alone then says so.
+        silent = [name for name in names if not scene.runs(name) or not scene.answers(name, PD_PROBES)]
+        if any(_own_word(scene, name) is False for name in names if name not in silent):
+            away = silent
+    lacking = _lacking(names, away)
+    return Found(tuple(away), _states(scene, away), lacking) if lacking else None
+
+
+def _lacking(names: list[str], away: list[str]) -> int:
+    """How many of those that are away must come back for a quorum."""
+    return max(0, quorum(len(names)) - (len(names) - len(away)))
 
 
 def _region_quorum_lost(scene: Scene) -> Found | None:
     """Regions without a quorum, because members with their replicas are gone: by the regions' own peers where PD was
     asked for them, otherwise by counting, where that is certain."""
-    away = [one.name for one in scene.tikvs if not scene.runs(one.name) and not scene.process(one.name).held_back]
+    away = [one.name for one in scene.tikvs if scene.is_gone(one.name)]
     if scene.observation.once(Probe.REGIONS) is not None:
         lost = survivability_of(scene.observation).tikv.lost
         return Found(tuple(away), _states(scene, away), 1) if away and lost.count else None
@@ -284,8 +291,7 @@ def _crashed(scene: Scene) -> Found | None:
 
 
 def _signalled(scene: Scene, name: str) -> Found | None:
-    unasked = sorted((one for one in scene.ends if not one.is_asked), key=lambda one: one.at)
-    told = [cause for one in unasked if (cause := ends.told_by_signal(one)) is not None and cause.name == name]
+    told = [cause for one in scene.unasked if (cause := ends.told_by_signal(one)) and cause.name == name]
     if not told:
         return None
     return Found(tuple(who for cause in told for who in cause.members), "; ".join(cause.text for cause in told))
@@ -328,12 +334,12 @@ def _full(scene: Scene) -> Found | None:
     return _by_words(_DISK_FULL)(scene)
 
 
-def _store_is(*states: str) -> Callable[[Scene], Found | None]:
+def _store_is(state: str) -> Callable[[Scene], Found | None]:
     """A signature: PD says so of a store whose process runs."""
 
     def sign(scene: Scene) -> Found | None:
         stores = [(member, scene.store(member)) for member in scene.tikvs if scene.runs(member.name)]
-        found = [(member.name, store) for member, store in stores if store is not None and store.state in states]
+        found = [(member.name, store) for member, store in stores if store is not None and store.state == state]
         if not found:
             return None
         since = (f"{name}: {_heard(scene, store)}" for name, store in found)

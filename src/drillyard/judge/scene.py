@@ -56,6 +56,20 @@ class Scene:
         seen = self.process(name)
         return seen.running and not seen.paused
 
+    def is_gone(self, name: str) -> bool:
+        """Whether it ended or is paused; one that was not started yet is not gone."""
+        return not self.runs(name) and not self.process(name).held_back
+
+    @property
+    def is_down(self) -> bool:
+        """Whether nothing runs."""
+        return not any(self.process(member.name).running for member in self.observation.started.members)
+
+    @property
+    def unasked(self) -> list[Ended]:
+        """The ends that nobody asked for, the first first."""
+        return sorted((end for end in self.ends if not end.is_asked), key=lambda end: end.at)
+
     def age_s(self, name: str) -> float:
         """How long the member has run."""
         return self.observation.at - self.process(name).started_at

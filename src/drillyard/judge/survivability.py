@@ -298,11 +298,12 @@ def _store(observation: Observation, store: StoreSeen, at: float) -> _Store:
     since = process.started_at if process is not None else 0.0
     if lacking is None and (store.last_heartbeat < since or at - store.last_heartbeat > started.heartbeat_fresh_s):
         lacking = _Lacking.SILENT
-    # Of a store that somebody else started, PD's word is all there is. A store that PD calls Up by a heartbeat too old
-    # for that shows that PD's clock is not ours: then nothing is known of its silence.
+    # A store that PD calls Up by a heartbeat too old for that shows that PD's clock is not ours: then nothing is known
+    # of its silence.
     is_skewed = store.state == "Up" and at - store.last_heartbeat > DISCONNECTED_S + CLOCK_SKEW_S
     if lacking is _Lacking.SILENT and is_skewed:
-        lacking, process = None, None
+        return _Store(name or store.address, None, is_known=name is None)
+    # Of a store that somebody else started, PD's word is all there is.
     is_known = lacking is not None or name is None or process is not None
     return _Store(name or store.address, lacking, is_known)
 
