@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import psutil
 import pytest
 from broken_members import FEW_FILES, HANG, MUTE, PORT_TAKEN, SLOW_CLOCK, SLOW_DISK, SLOW_START, SMALL_DISK, broken
 from shell import Ran, Shell
+from tikv_members import wait_until
 
 import tikv
 from drillyard.faces import exits
@@ -61,13 +61,6 @@ def pid_of(drillyard: Shell, name: str) -> int:
 
 def data_of(drillyard: Shell, name: str) -> Path:
     return drillyard.home / "deployments" / "default" / "data" / name
-
-
-def wait_until(what: str, is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline, f"{what} did not come about"
-        time.sleep(0.05)
 
 
 # --- somebody did it -------------------------------------------------------------------------------------------------
@@ -202,6 +195,16 @@ def test_port_taken_at_the_last_moment(drillyard: Shell, tmp_path: Path) -> None
 # --- what is on the disk ---------------------------------------------------------------------------------------------
 
 
+def lose_data(drillyard: Shell, name: str) -> None:
+    assert drillyard("stop", name).code == 0
+    shutil.rmtree(data_of(drillyard, name))
+
+
+def cause_of_start(drillyard: Shell, name: str) -> dict[str, Any]:
+    drillyard("start", name)
+    return cause_in(drillyard("verify", "--wait", "--timeout", "10", "--json"))
+
+
 @provokes("cluster-id-mismatch")
 def test_cluster_id_mismatch(drillyard: Shell) -> None:
     bring_up(drillyard)
@@ -225,32 +228,26 @@ def test_foreign_cluster(drillyard: Shell) -> None:
 @provokes("pd-data-lost")
 def test_pd_data_lost(drillyard: Shell) -> None:
     bring_up(drillyard)
-    assert drillyard("stop", "pd1").code == 0
-    shutil.rmtree(data_of(drillyard, "pd1"))
-    drillyard("start", "pd1")
-    cause = cause_in(drillyard("verify", "--wait", "--timeout", "10", "--json"))
+    lose_data(drillyard, "pd1")
+    cause = cause_of_start(drillyard, "pd1")
     assert (cause["name"], cause["members"]) == ("pd-data-lost", ["pd1"])
 
 
 @provokes("duplicate-store-address")
 def test_duplicate_store_address(drillyard: Shell) -> None:
     bring_up(drillyard)
-    assert drillyard("stop", "tikv1").code == 0
-    shutil.rmtree(data_of(drillyard, "tikv1"))
-    drillyard("start", "tikv1")
-    cause = cause_in(drillyard("verify", "--wait", "--timeout", "10", "--json"))
+    lose_data(drillyard, "tikv1")
+    cause = cause_of_start(drillyard, "tikv1")
     assert (cause["name"], cause["members"]) == ("duplicate-store-address", ["tikv1"])
 
 
 @provokes("not-its-data")
 def test_not_its_data(drillyard: Shell) -> None:
     bring_up(drillyard)
-    assert drillyard("stop", "tikv1").code == 0
-    shutil.rmtree(data_of(drillyard, "tikv1"))
+    lose_data(drillyard, "tikv1")
     data_of(drillyard, "tikv1").mkdir()
     (data_of(drillyard, "tikv1") / "holiday.jpg").write_bytes(b"sand")
-    drillyard("start", "tikv1")
-    cause = cause_in(drillyard("verify", "--wait", "--timeout", "10", "--json"))
+    cause = cause_of_start(drillyard, "tikv1")
     assert (cause["name"], cause["members"]) == ("not-its-data", ["tikv1"])
 
 
@@ -269,8 +266,7 @@ def test_data_in_use(drillyard: Shell) -> None:
     other = subprocess.Popen(elsewhere)
     try:
         wait_until("the other one", lambda: socket.socket().connect_ex(("127.0.0.1", ports[b"addr"])) == 0)
-        drillyard("start", "tikv1")
-        cause = cause_in(drillyard("verify", "--wait", "--timeout", "10", "--json"))
+        cause = cause_of_start(drillyard, "tikv1")
     finally:
         other.kill()
         other.wait()

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from schema_check import problems
+
+# A suite that was started in the background of a shell ignores SIGINT, and so would the commands that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLI = (sys.executable, "-m", "drillyard")
 PATIENCE_S = 110
@@ -78,3 +84,11 @@ class Shell:
     def clear(self) -> None:
         for plan in (self.home / "deployments").glob("*/plan.json"):
             self("down", "--name", plan.parent.name, "--delete-data")
+
+
+@pytest.fixture
+def drillyard(tmp_path: Path) -> Iterator[Shell]:
+    """A command line of its own for a test."""
+    shell = Shell(tmp_path / "home")
+    yield shell
+    shell.clear()
