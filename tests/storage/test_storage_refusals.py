@@ -161,6 +161,45 @@ def test_garbage_that_would_trap_rocksdb_is_cut_off_the_log_or_refused(tmp_path:
     assert refusal(data).cause is Cause.CORRUPTED
 
 
+HOLED_CHILD = """
+import os, signal, sys
+from pathlib import Path
+from drillyard.emulator.storage import Batch, Storage, StorageOptions
+storage = Storage.open(sys.argv[1], "tikv", StorageOptions(reserve_bytes=0))
+(log,) = Path(sys.argv[1], "db").glob("*.log")
+
+def put(key, size):
+    batch = Batch()
+    batch.put(key, b"v" * size)
+    storage.write(batch)
+    return log.stat().st_size
+
+one, two = put(b"key 1", 100), put(b"key 2", 100)
+more = 2  # bytes that the length of a long value takes
+three = put(b"key 3", 32768 - two - (two - one - 100) - more)
+put(b"key 4", 100)
+print(two, three, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_stands_behind_a_hole_in_the_log_is_not_taken_up(tmp_path: Path) -> None:
+    # Nothing was synced, and the power went: the page with the third record never arrived, that with the fourth did.
+    data = tmp_path / "data"
+    done = subprocess.run([sys.executable, "-c", HOLED_CHILD, str(data)], timeout=60, capture_output=True, text=True)
+    begin, end = map(int, done.stdout.split())
+    assert end == 32768, "the third record ends where a block does, so that the fourth could be read without it"
+    (log,) = (data / "db").glob("*.log")
+    with log.open("r+b") as file:
+        file.seek(begin)
+        file.write(b"\0" * (end - begin))
+    storage = Storage.open(data, "tikv", SMALL)
+    try:
+        assert [key for key, _ in storage.scan(b"key ", b"key!", 9)] == [b"key 1", b"key 2"]
+    finally:
+        storage.close()
+
+
 def test_a_missing_table_is_refused_as_corrupted(tmp_path: Path) -> None:
     data = made(tmp_path / "data")
     for table in (data / "db").glob("*.sst"):

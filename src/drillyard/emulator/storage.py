@@ -49,7 +49,7 @@ from drillyard.emulator.data_directory import (
     refusal_of,
 )
 from drillyard.emulator.raft.types import Entry, HardState, Ready
-from drillyard.emulator.rocksdb_logs import find_snare
+from drillyard.emulator.rocksdb_logs import find_end, find_snare
 
 __all__ = [
     "Batch",
@@ -533,15 +533,18 @@ def _open_database(path: Path, options: StorageOptions) -> Any:
 
 
 def _disarm(path: Path) -> None:
-    """Keeps RocksDB away from damage that it would never come back from.
+    """Keeps RocksDB away from damage that it would never come back from, or not see.
 
-    A write-ahead log is cut where that begins: RocksDB would not replay what comes after it either. Whether anything
-    acknowledged was there is checked after it has been opened, as after any other damage.
+    A write-ahead log is cut where that begins, and those after it are emptied: nothing may come back without what was
+    written before it. Whether anything acknowledged was there is checked after it has been opened, as after any other
+    damage.
     """
     try:
-        for log in (path / _DATABASE).glob("*.log"):
-            if (place := find_snare(log)) is not None:
+        is_cut = False
+        for log in sorted((path / _DATABASE).glob("*.log")):  # their numbers have leading zeros
+            if (place := 0 if is_cut else find_end(log)) is not None:
                 os.truncate(log, place)
+                is_cut = True
         for manifest in (path / _DATABASE).glob("MANIFEST-*"):
             if find_snare(manifest) is not None:
                 raise ValueError(f"the manifest {manifest.name} is damaged")
