@@ -7,13 +7,13 @@ RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /drillyard/
 COPY src /drillyard/src
 RUN python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /drillyard/src
 # Packages of another platform would not load here; better to learn it now.
-RUN ["python3", "-P", "-c", "import drillyard.emulator.pd_server, drillyard.emulator.tikv_server"]
+RUN ["python3", "-P", "-c", "import drillyard.emulator.pd.server, drillyard.emulator.tikv.server"]
 COPY run-server /
 WORKDIR /
 LABEL drillyard.kind="emulated"
 
 FROM files AS tikv-emulator
-ENTRYPOINT ["/run-server", "python3", "-P", "-m", "drillyard.emulator.tikv_server"]
+ENTRYPOINT ["/run-server", "python3", "-P", "-m", "drillyard.emulator.tikv.server"]
 
 FROM files AS pd-emulator
-ENTRYPOINT ["/run-server", "python3", "-P", "-m", "drillyard.emulator.pd_server"]
+ENTRYPOINT ["/run-server", "python3", "-P", "-m", "drillyard.emulator.pd.server"]

@@ -23,9 +23,9 @@ arguments = sys.argv[1:]
 me = next(pathlib.Path(one.split("=", 1)[1]).name for one in arguments if one.startswith("--data-dir="))
 if {only!r} in ("", me):
 {body}
-from drillyard.emulator import {role.value}_server
+from drillyard.emulator.{role.value} import server
 
-sys.exit({role.value}_server.main(arguments))
+sys.exit(server.main(arguments))
 """
     )
     path.chmod(0o755)
@@ -60,7 +60,7 @@ Storage._sync_once = slowly
 # Says that it is well, and answers none of its clients.
 MUTE = """
 import asyncio
-from drillyard.emulator.tikv_raw import RawKv
+from drillyard.emulator.tikv.raw import RawKv
 async def never(self, request):
     await asyncio.sleep(600)
 RawKv.put = never

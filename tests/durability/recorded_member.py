@@ -1,6 +1,6 @@
 """Runs an emulated server, and keeps a note of how much of each write-ahead log is durable.
 
-    recorded_member.py LENGTHS [--acknowledge-early] pd_server|tikv_server FLAGS...
+    recorded_member.py LENGTHS [--acknowledge-early] pd|tikv FLAGS...
 
 The note is replaced at each completed sync, before anything is acknowledged. --acknowledge-early plants a bug: the
 storage says "durable" when it is asked, and the disk follows slowly.
@@ -64,9 +64,9 @@ def record_into(note: Path, bug: bool) -> None:
 def main() -> int:
     note, *rest = sys.argv[1:]
     bug = rest[0] == "--acknowledge-early"
-    server, *flags = rest[1:] if bug else rest
+    role, *flags = rest[1:] if bug else rest
     record_into(Path(note), bug)
-    module = importlib.import_module(f"drillyard.emulator.{server}")
+    module = importlib.import_module(f"drillyard.emulator.{role}.server")
     exit_code: int = module.main(flags)
     return exit_code
 

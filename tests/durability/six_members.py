@@ -45,7 +45,7 @@ def free_ports(number: int) -> list[int]:
 @dataclass(frozen=True, slots=True)
 class Member:
     name: str
-    server: str
+    role: str
     flags: tuple[str, ...]
 
 
@@ -62,7 +62,7 @@ class SixMembers:
         self.members = [
             Member(
                 f"pd{place}",
-                "pd_server",
+                "pd",
                 (
                     f"--name=pd{place}",
                     f"--client-urls=http://127.0.0.1:{clients[place]}",
@@ -75,7 +75,7 @@ class SixMembers:
         ] + [
             Member(
                 f"tikv{place}",
-                "tikv_server",
+                "tikv",
                 (
                     f"--addr=127.0.0.1:{stores[place]}",
                     f"--status-addr=127.0.0.1:{status[place]}",
@@ -88,9 +88,9 @@ class SixMembers:
 
     def start(self, *, bug: bool = False) -> None:
         for member in self.members:
-            plant = ["--acknowledge-early"] if bug and member.server == "tikv_server" else []
+            plant = ["--acknowledge-early"] if bug and member.role == "tikv" else []
             own = [f"--data-dir={self.home / member.name}", f"--log-file={self.home / member.name}.log"]
-            command = [str(RUNNER), str(self._note(member)), *plant, member.server, *member.flags, *own]
+            command = [str(RUNNER), str(self._note(member)), *plant, member.role, *member.flags, *own]
             with (self.home / f"{member.name}.err").open("ab") as errors:
                 self.processes[member.name] = subprocess.Popen([sys.executable, *command], stdout=errors, stderr=errors)
 

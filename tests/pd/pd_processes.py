@@ -54,13 +54,13 @@ class PdProcesses:
 
     def start(self, *places: int, **changes: str) -> None:
         for place in places or range(len(self.names)):
-            command = [sys.executable, "-m", "drillyard.emulator.pd_server", *self.arguments(place, **changes)]
+            command = [sys.executable, "-m", "drillyard.emulator.pd.server", *self.arguments(place, **changes)]
             with (self.home / f"{self.names[place]}.err").open("ab") as errors:
                 self.processes[place] = subprocess.Popen(command, stdout=errors, stderr=errors)
 
     def run_to_its_end(self, place: int, **changes: str) -> tuple[int, str]:
         """Exit code and stderr of a member that is expected to stop by itself."""
-        command = [sys.executable, "-m", "drillyard.emulator.pd_server", *self.arguments(place, **changes)]
+        command = [sys.executable, "-m", "drillyard.emulator.pd.server", *self.arguments(place, **changes)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         return done.returncode, done.stderr
 

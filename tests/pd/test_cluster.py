@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drillyard.emulator.cluster import Cluster, Outcome, RegionTree, bootstrap_mistake, parse_version, state_name
+from drillyard.emulator.pd.cluster import Cluster, Outcome, RegionTree, bootstrap_mistake, parse_version, state_name
 from drillyard.wire import drillpb, metapb, pdpb
 
 SECOND = 10**9

@@ -18,7 +18,7 @@ import pytest
 from fake_stores import until
 
 from drillyard.emulator.logs import Log
-from drillyard.emulator.pd_consensus import MAX_COMMAND_BYTES, SNAPSHOT_EVERY, Consensus, Seat, Undetermined
+from drillyard.emulator.pd.consensus import MAX_COMMAND_BYTES, SNAPSHOT_EVERY, Consensus, Seat, Undetermined
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft.types import NotLeader, Options, ProposalDropped
 from drillyard.emulator.storage import Storage, StorageOptions

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from drillyard.emulator.cluster import Cluster, Outcome
 from drillyard.emulator.logs import Log
-from drillyard.emulator.pd_config import Options, Settings
-from drillyard.emulator.pd_consensus import Consensus, Undetermined
-from drillyard.emulator.pd_leadership import Candidate, Clock, Leadership, Means, Outlet, begin
+from drillyard.emulator.pd.cluster import Cluster, Outcome
+from drillyard.emulator.pd.config import Options, Settings
+from drillyard.emulator.pd.consensus import Consensus, Undetermined
+from drillyard.emulator.pd.leadership import Candidate, Clock, Leadership, Means, Outlet, begin
 from drillyard.emulator.raft.types import NotLeader
 from drillyard.wire import drillpb, metapb, pdpb
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drillyard.emulator.placement import Placement, RegionView, Step, response_of
+from drillyard.emulator.pd.placement import Placement, RegionView, Step, response_of
 from drillyard.wire import eraftpb, metapb
 
 V, L = metapb.Voter, metapb.Learner

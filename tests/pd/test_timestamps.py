@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drillyard.emulator.cluster import Cluster
-from drillyard.emulator.timestamps import LOGICAL_END, Oracle
+from drillyard.emulator.pd.cluster import Cluster
+from drillyard.emulator.pd.timestamps import LOGICAL_END, Oracle
 from drillyard.wire import drillpb
 
 WINDOW_MS = 3000

@@ -161,7 +161,7 @@ def test_a_cluster_that_cannot_be_reset_is_replaced(suite: Suite) -> None:
     member that ends unasked, which is worth a word."""
     script = f"""#!/bin/sh
 case "$*" in *"$(cat {suite.directory}/broken)"*) exit 3 ;; esac
-exec {sys.executable} -P -m drillyard.emulator.tikv_server "$@"
+exec {sys.executable} -P -m drillyard.emulator.tikv.server "$@"
 """
     suite.write("tikv-server", script).chmod(0o755)
     suite.write("broken", "none of this name")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drillyard.emulator.simulation import Outcome, Scale, Violation, simulate
+from drillyard.emulator.simulation.raft_groups import Outcome, Scale, Violation, simulate
 from drillyard.judge import consistency
 
 

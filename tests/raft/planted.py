@@ -32,8 +32,8 @@ from drillyard.emulator.raft import (
 from drillyard.emulator.raft import configuration as arithmetic
 from drillyard.emulator.raft.leadership import Leadership
 from drillyard.emulator.raft.log import Log
-from drillyard.emulator.simulated import Speed
-from drillyard.emulator.simulation import Scale, Weather
+from drillyard.emulator.simulation.parts import Speed
+from drillyard.emulator.simulation.raft_groups import Scale, Weather
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 

@@ -6,7 +6,7 @@ import pytest
 from histories import run
 from planted import PLANTED, Planted
 
-from drillyard.emulator.simulation import Violation
+from drillyard.emulator.simulation.raft_groups import Violation
 
 
 @pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.name)

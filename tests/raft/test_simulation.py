@@ -20,8 +20,8 @@ from planted import (
     STRAGGLING_SNAPSHOTS,
 )
 
-from drillyard.emulator.simulated import Dice
-from drillyard.emulator.simulation import Scale, simulate
+from drillyard.emulator.simulation.parts import Dice
+from drillyard.emulator.simulation.raft_groups import Scale, simulate
 
 FIRST = int(os.environ.get("DRILLYARD_FIRST_SEED", "0"))
 SEEDS = int(os.environ.get("DRILLYARD_SEEDS", "240"))

@@ -226,7 +226,7 @@ def racing_image(tmp_path: Path) -> Iterator[Callable[[int], str]]:
     def make(times: int) -> str:
         script = "#!/bin/sh\nlost=$(cat /lost 2>/dev/null || echo 0)\n"
         script += f"if [ $lost -lt {times} ]; then echo $((lost + 1)) >/lost; echo '{words}'; exit 1; fi\n"
-        script += 'exec /run-server python3 -P -m drillyard.emulator.tikv_server "$@"\n'
+        script += 'exec /run-server python3 -P -m drillyard.emulator.tikv.server "$@"\n'
         (tmp_path / "race").write_text(script)
         (tmp_path / "race").chmod(0o755)
         text = f'FROM {EMULATED.tikv}\nCOPY race /race\nENTRYPOINT ["/race"]\n'

@@ -278,7 +278,7 @@ def test_two_projects_run_side_by_side_by_the_variables(cluster: Project, second
 SIGNAL_THE_SERVER = """
 import os, pathlib, sys
 for process in pathlib.Path("/proc").glob("[0-9]*"):
-    if process.name not in ("1", str(os.getpid())) and b"tikv_server" in (process / "cmdline").read_bytes():
+    if process.name not in ("1", str(os.getpid())) and b"tikv.server" in (process / "cmdline").read_bytes():
         os.kill(int(process.name), int(sys.argv[1]))
 """
 

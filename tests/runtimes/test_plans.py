@@ -269,7 +269,7 @@ def test_real_executables_are_checked_when_named_and_when_started(runtime: Local
 def test_by_default_the_emulator_runs_the_flags(runtime: LocalRuntime) -> None:
     plan = asyncio.run(runtime.plan(Topology.of(), "a"))
     argv = plan.argv(plan.topology.member("tikv0"))
-    assert argv[1:4] == ("-P", "-m", "drillyard.emulator.tikv_server")
+    assert argv[1:4] == ("-P", "-m", "drillyard.emulator.tikv.server")
     assert argv[4].startswith("--addr=127.0.0.1:")
 
 

@@ -14,10 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from drillyard.emulator.raft.types import ChangeKind, Entry, HardState, Options, Ready, Restored
-from drillyard.emulator.store import ChangePeers, RestoredReplica, Step, Store, TransferLeader, beginning, first_region
-from drillyard.emulator.store_commands import CompareAndSwap, Put, Swapped, Write, Written
-from drillyard.emulator.store_region import Peer, PeerChange, PeerRole, Region, configuration_of
-from drillyard.emulator.store_replica import Context, Envelope, Outcome, Readable, RegionReady, Settings
+from drillyard.emulator.store.commands import CompareAndSwap, Put, Swapped, Write, Written
+from drillyard.emulator.store.region import Peer, PeerChange, PeerRole, Region, configuration_of
+from drillyard.emulator.store.replica import Context, Envelope, Outcome, Readable, RegionReady, Settings
+from drillyard.emulator.store.store import (
+    ChangePeers,
+    RestoredReplica,
+    Step,
+    Store,
+    TransferLeader,
+    beginning,
+    first_region,
+)
 
 REGION = 2
 SETTINGS = Settings(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drillyard.emulator.raft.types import ChangeKind, Configuration
-from drillyard.emulator.store_region import (
+from drillyard.emulator.store.region import (
     ChangeRefused,
     Epoch,
     Peer,

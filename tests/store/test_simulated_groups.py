@@ -6,8 +6,8 @@ import pytest
 from store_group import REGION, World
 
 from drillyard.emulator.raft.types import Role
-from drillyard.emulator.store import Store
-from drillyard.emulator.store_replica import Replica
+from drillyard.emulator.store.replica import Replica
+from drillyard.emulator.store.store import Store
 
 
 def storm(world: World, rounds: int) -> None:
@@ -124,7 +124,7 @@ def test_answering_before_the_entry_is_applied_is_caught(monkeypatch: pytest.Mon
     write = Replica.write
 
     def hasty(self: Replica, ticket: object, context: object, command: object) -> object:
-        from drillyard.emulator.store_commands import Written
+        from drillyard.emulator.store.commands import Written
 
         error = write(self, ticket, context, command)  # type: ignore[arg-type]
         if error is None and self._pending and self._pending[-1].ticket is ticket:

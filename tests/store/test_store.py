@@ -8,18 +8,7 @@ from itertools import pairwise
 import pytest
 
 from drillyard.emulator.raft.types import ChangeKind, HardState, Message, MessageKind, Options, SnapshotMeta
-from drillyard.emulator.store import (
-    ChangePeers,
-    RestoredReplica,
-    Split,
-    Step,
-    Store,
-    TransferLeader,
-    Unsupported,
-    beginning,
-    first_region,
-)
-from drillyard.emulator.store_commands import (
+from drillyard.emulator.store.commands import (
     CompareAndSwap,
     Delete,
     DeleteRange,
@@ -32,7 +21,7 @@ from drillyard.emulator.store_commands import (
     encode_change,
     encode_write,
 )
-from drillyard.emulator.store_errors import (
+from drillyard.emulator.store.errors import (
     EpochNotMatch,
     KeyNotInRegion,
     MismatchPeerId,
@@ -44,7 +33,7 @@ from drillyard.emulator.store_errors import (
     StaleCommand,
     StoreNotMatch,
 )
-from drillyard.emulator.store_region import (
+from drillyard.emulator.store.region import (
     Epoch,
     Part,
     Peer,
@@ -54,7 +43,18 @@ from drillyard.emulator.store_region import (
     configuration_of,
     raft_change,
 )
-from drillyard.emulator.store_replica import FORGET_AT_ONCE, Context, Envelope, Outcome, Readable, RegionReady, Settings
+from drillyard.emulator.store.replica import FORGET_AT_ONCE, Context, Envelope, Outcome, Readable, RegionReady, Settings
+from drillyard.emulator.store.store import (
+    ChangePeers,
+    RestoredReplica,
+    Split,
+    Step,
+    Store,
+    TransferLeader,
+    Unsupported,
+    beginning,
+    first_region,
+)
 from drillyard.wire import drillpb
 
 REGION = 7

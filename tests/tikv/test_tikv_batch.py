@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from drillyard.emulator import tikv_service
 from drillyard.emulator.metrics import Registry
-from drillyard.emulator.tikv_service import MAX_IN_FLIGHT, SEND_BYTES, Service
+from drillyard.emulator.tikv import service as tikv_service
+from drillyard.emulator.tikv.service import MAX_IN_FLIGHT, SEND_BYTES, Service
 from drillyard.wire import kvrpcpb, tikvpb
 from drillyard.wire.rpc import RpcError, Status
 

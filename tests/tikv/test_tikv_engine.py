@@ -13,11 +13,11 @@ from drillyard.emulator import raft_codec
 from drillyard.emulator.logs import Log
 from drillyard.emulator.raft.types import Message, MessageKind, SnapshotMeta
 from drillyard.emulator.storage import Storage, StorageOptions
-from drillyard.emulator.store_region import Epoch, Peer, Region, configuration_of
-from drillyard.emulator.store_replica import Envelope, Settings
-from drillyard.emulator.tikv_engine import Engine, Identity
-from drillyard.emulator.tikv_records import pack_envelope, pack_region
-from drillyard.emulator.tikv_snapshots import _framed
+from drillyard.emulator.store.region import Epoch, Peer, Region, configuration_of
+from drillyard.emulator.store.replica import Envelope, Settings
+from drillyard.emulator.tikv.engine import Engine, Identity
+from drillyard.emulator.tikv.records import pack_envelope, pack_region
+from drillyard.emulator.tikv.snapshots import _framed
 from drillyard.wire import drillpb
 from drillyard.wire.rpc import RpcError, Status
 

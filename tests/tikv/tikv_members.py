@@ -83,7 +83,7 @@ class TikvProcess:
             f"--log-file={self.log}",
             *self.extra,
         ]
-        command = [sys.executable, "-m", "drillyard.emulator.tikv_server", *arguments]
+        command = [sys.executable, "-m", "drillyard.emulator.tikv.server", *arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         return self
 

@@ -48,7 +48,7 @@ class Executable:
     def command(self, role: Role) -> tuple[str, ...]:
         if self.argv:
             return self.argv
-        return (sys.executable, "-P", "-m", f"drillyard.emulator.{role.value}_server")
+        return (sys.executable, "-P", "-m", f"drillyard.emulator.{role.value}.server")
 
     def check(self) -> None:
         if self.argv and not os.access(self.argv[0], os.X_OK):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drillyard.emulator.store_region import Peer, Region
+from drillyard.emulator.store.region import Peer, Region
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ measures nothing by itself and serves nothing.
 
 from __future__ import annotations
 
-from drillyard.emulator.cluster import UNHEALTHY_AFTER_NS
 from drillyard.emulator.metrics import Family, Gauge, Registry
-from drillyard.emulator.pd_leadership import Leadership
-from drillyard.emulator.pd_member import PdMember
-from drillyard.emulator.pd_views import CHECKS, checked, region_score
+from drillyard.emulator.pd.cluster import UNHEALTHY_AFTER_NS
+from drillyard.emulator.pd.leadership import Leadership
+from drillyard.emulator.pd.member import PdMember
+from drillyard.emulator.pd.views import CHECKS, checked, region_score
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
 from drillyard.wire import metapb
 

@@ -9,8 +9,8 @@ decides.
 from __future__ import annotations
 
 from drillyard.emulator import raft_codec
-from drillyard.emulator.store_commands import pack_peer, unpack_peer
-from drillyard.emulator.store_errors import (
+from drillyard.emulator.store.commands import pack_peer, unpack_peer
+from drillyard.emulator.store.errors import (
     DiskFull,
     EpochNotMatch,
     KeyNotInRegion,
@@ -24,8 +24,8 @@ from drillyard.emulator.store_errors import (
     StaleCommand,
     StoreNotMatch,
 )
-from drillyard.emulator.store_region import Epoch, Region
-from drillyard.emulator.store_replica import Envelope
+from drillyard.emulator.store.region import Epoch, Region
+from drillyard.emulator.store.replica import Envelope
 from drillyard.wire import drillpb, errorpb, metapb
 
 IDENTITY_KEY = b"2i"

@@ -19,7 +19,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from drillyard.emulator.metrics import Histogram, Registry
-from drillyard.emulator.tikv_raw import RawKv
+from drillyard.emulator.tikv.raw import RawKv
 from drillyard.wire import health, tikvpb
 from drillyard.wire.method import Method
 from drillyard.wire.rpc import Handlers, RpcError, ServerStream, Status

@@ -4,7 +4,7 @@ Rules: names, order and formatting are those of PD 8.1, booleans written as stri
 emulator does not act on is shown at the real default, because clients read it; what it does act on is in `Options` and
 `Settings`. Changed settings come from the replicated state, so all members show the same.
 
-It reads no file and knows no flags: `pd_server` does.
+It reads no file and knows no flags: `server` does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from drillyard.emulator import flags
-from drillyard.emulator.pd_views import duration
+from drillyard.emulator.pd.views import duration
 
 Json = Any
 SECOND_NS = 10**9

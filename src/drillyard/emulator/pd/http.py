@@ -5,7 +5,7 @@ knows no leader it says 503, when the leader does not answer 500, in plain text 
 header PD-Allow-follower-handle is answered where it arrives. Before bootstrap, what needs a cluster answers 500. Paths
 that are not served answer 404 like any that do not exist.
 
-It only reads, but for the few settings in `pd_config.CHANGEABLE`.
+It only reads, but for the few settings in `config.CHANGEABLE`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dataclasses import replace
 from functools import partial
 from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
-from drillyard.emulator import pd_config, pd_views
-from drillyard.emulator.cluster import Cluster
 from drillyard.emulator.http import HttpRequest, HttpResponse, Router, error_response
 from drillyard.emulator.metrics import CONTENT_TYPE, Registry
-from drillyard.emulator.pd_consensus import Undetermined
-from drillyard.emulator.pd_forward import Unanswered, ask
-from drillyard.emulator.pd_leadership import Leadership
-from drillyard.emulator.pd_member import PdMember, split_url
-from drillyard.emulator.pd_reports import RegionReport, Reports
-from drillyard.emulator.pd_views import CHECKS, Json, go_json
+from drillyard.emulator.pd import config, views
+from drillyard.emulator.pd.cluster import Cluster
+from drillyard.emulator.pd.consensus import Undetermined
+from drillyard.emulator.pd.forward import Unanswered, ask
+from drillyard.emulator.pd.leadership import Leadership
+from drillyard.emulator.pd.member import PdMember, split_url
+from drillyard.emulator.pd.reports import RegionReport, Reports
+from drillyard.emulator.pd.views import CHECKS, Json, go_json
 from drillyard.emulator.raft.types import ProposalDropped
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
 from drillyard.wire import drillpb, metapb
@@ -112,13 +112,13 @@ class PdHttp:
             f"{v1}/cluster/status": self._get_cluster_status,
             f"{v1}/config": self._get_config,
             f"{v1}/config/schedule": lambda request: answer_json(
-                pd_config.schedule(self._member.settings, sorted(self._cluster.stores))
+                config.schedule(self._member.settings, sorted(self._cluster.stores))
             ),
-            f"{v1}/config/replicate": lambda request: answer_json(pd_config.replication(self._member.settings)),
-            f"{v1}/config/pd-server": lambda request: answer_json(pd_config.PD_SERVER),
+            f"{v1}/config/replicate": lambda request: answer_json(config.replication(self._member.settings)),
+            f"{v1}/config/pd-server": lambda request: answer_json(config.PD_SERVER),
             f"{v1}/config/label-property": lambda request: answer_json({}),
             f"{v1}/config/cluster-version": lambda request: answer_json(self._cluster.cluster_version),
-            f"{v1}/config/replication-mode": lambda request: answer_json(pd_config.REPLICATION_MODE),
+            f"{v1}/config/replication-mode": lambda request: answer_json(config.REPLICATION_MODE),
             f"{v1}/gc/safepoint": self._get_safe_points,
             f"{v1}/operators/records": self._bootstrapped(self._get_operator_records),
             f"{v1}/operators/{{id}}": self._get_operator,
@@ -147,7 +147,7 @@ class PdHttp:
             **{f"{v1}/regions/{name}": partial(self._get_top, measure) for name, measure in MEASURES.items()},
             f"{v1}/region/id/{{id}}": self._get_region_by_id,
             f"{v1}/region/key/{{key}}": self._get_region_by_key,
-            f"{v1}/stats/region": lambda request, lead: answer_json(pd_views.statistics(self._cluster, lead.reports)),
+            f"{v1}/stats/region": lambda request, lead: answer_json(views.statistics(self._cluster, lead.reports)),
             f"{v1}/operators": self._get_operators,
             f"{v1}/schedulers": lambda request, lead: answer_json([]),  # none runs here
         }
@@ -231,18 +231,18 @@ class PdHttp:
 
     def _get_members(self, request: HttpRequest) -> HttpResponse:
         member = self._member
-        return answer_json(pd_views.members(member.records(), member.cluster_id, member.leader()))
+        return answer_json(views.members(member.records(), member.cluster_id, member.leader()))
 
     def _get_leader(self, request: HttpRequest) -> HttpResponse:
         leader = self._member.leader()
-        return error_response("no leader", 503) if leader is None else answer_json(pd_views.leader(leader))
+        return error_response("no leader", 503) if leader is None else answer_json(views.leader(leader))
 
     async def _get_health(self, request: HttpRequest) -> HttpResponse:
         """Asks every member, itself included, whether it answers."""
         records = self._member.records()
         answers = await asyncio.gather(*(self._is_healthy(record) for record in records))
         healthy = {record.id for record, is_healthy in zip(records, answers, strict=True) if is_healthy}
-        return answer_json(pd_views.health(records, healthy))
+        return answer_json(views.health(records, healthy))
 
     async def _is_healthy(self, record: drillpb.PdMember) -> bool:
         if record.id == self._member.identity.record.id:
@@ -263,9 +263,9 @@ class PdHttp:
 
     def _get_cluster_status(self, request: HttpRequest) -> HttpResponse:
         cluster = self._cluster
-        status: Json = {"raft_bootstrap_time": pd_views.ZERO_TIME, "is_initialized": False, "replication_status": ""}
+        status: Json = {"raft_bootstrap_time": views.ZERO_TIME, "is_initialized": False, "replication_status": ""}
         if cluster.bootstrapped:
-            status["raft_bootstrap_time"] = pd_views.timestamp(cluster.bootstrapped_at_ns)
+            status["raft_bootstrap_time"] = views.timestamp(cluster.bootstrapped_at_ns)
             status["is_initialized"] = self._is_initialized(cluster)
         return answer_json(status)
 
@@ -281,7 +281,7 @@ class PdHttp:
     def _get_config(self, request: HttpRequest) -> HttpResponse:
         cluster = self._cluster
         stores = sorted(cluster.stores)
-        return answer_json(pd_config.document(self._member.settings, stores, cluster.cluster_version))
+        return answer_json(config.document(self._member.settings, stores, cluster.cluster_version))
 
     async def _set_config(self, request: HttpRequest) -> HttpResponse:
         try:
@@ -292,10 +292,10 @@ class PdHttp:
             return answer_json("a JSON object of settings is wanted", 400)
         named: dict[str, str] = {}
         for key, value in wanted.items():
-            name = pd_config.full_name(key)
+            name = config.full_name(key)
             if name is None:
                 return answer_json(f"config item {key} not found", 400)
-            if not pd_config.CHANGEABLE[name](value):
+            if not config.CHANGEABLE[name](value):
                 return answer_json(f"config item {key} cannot be {json.dumps(value)}", 400)
             named[name] = json.dumps(value)
         try:
@@ -318,9 +318,9 @@ class PdHttp:
 
     # ---- stores ----
 
-    def _stores(self, lead: Leadership) -> pd_views.StoreViews:
+    def _stores(self, lead: Leadership) -> views.StoreViews:
         settings = self._member.settings
-        return pd_views.StoreViews(self._cluster, lead.reports, lead.clock.now_ns(), settings.down_after_ns())
+        return views.StoreViews(self._cluster, lead.reports, lead.clock.now_ns(), settings.down_after_ns())
 
     def _get_stores(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         asked = request.query.get("state")
@@ -341,7 +341,7 @@ class PdHttp:
         return answer_json(self._stores(lead).one(store))
 
     def _get_store_limits(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
-        return answer_json(pd_config.schedule(self._member.settings, sorted(self._cluster.stores))["store-limit"])
+        return answer_json(config.schedule(self._member.settings, sorted(self._cluster.stores))["store-limit"])
 
     def _get_labels(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         pairs = {(label.key, label.value) for store in self._cluster.stores.values() for label in store.labels}
@@ -351,21 +351,21 @@ class PdHttp:
         wanted = {state.lower() for state in request.query.get("state", []) if state}
         if unknown := wanted - STORE_STATES:
             return answer_json(f"unknown StoreState: {unknown.pop()}", 400)
-        views = self._stores(lead)
         stores = [store for _, store in sorted(self._cluster.stores.items())]
-        kept = [store for store in stores if not wanted or views.state_of(store).lower() in wanted]
-        return answer_json({"count": len(kept), "stores": [views.one(store) for store in kept]})
+        shown = self._stores(lead)
+        kept = [store for store in stores if not wanted or shown.state_of(store).lower() in wanted]
+        return answer_json({"count": len(kept), "stores": [shown.one(store) for store in kept]})
 
     # ---- regions ----
 
     def _view(self, meta: metapb.Region, reports: Reports) -> Json:
-        return pd_views.region(meta, reports.regions.get(meta.id), reports.leader_of(meta))
+        return views.region(meta, reports.regions.get(meta.id), reports.leader_of(meta))
 
     def _regions(self, lead: Leadership, metas: list[metapb.Region]) -> HttpResponse:
-        return answer_compact(pd_views.regions([self._view(meta, lead.reports) for meta in metas]))
+        return answer_compact(views.regions([self._view(meta, lead.reports) for meta in metas]))
 
     def _region(self, lead: Leadership, meta: metapb.Region | None) -> HttpResponse:
-        return answer_compact(pd_views.NO_REGION if meta is None else self._view(meta, lead.reports))
+        return answer_compact(views.NO_REGION if meta is None else self._view(meta, lead.reports))
 
     def _get_region_by_id(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         region_id = _number(request.params["id"])
@@ -416,26 +416,26 @@ class PdHttp:
         if meta is None:
             return answer_json(f"[PD:region:ErrRegionNotFound]region {region_id} not found", 404)
         neighbours = [regions.before(meta.start_key), regions.after(meta)]
-        views = [pd_views.NO_REGION if each is None else self._view(each, lead.reports) for each in neighbours]
-        return answer_compact(pd_views.regions(views))
+        shown = [views.NO_REGION if each is None else self._view(each, lead.reports) for each in neighbours]
+        return answer_compact(views.regions(shown))
 
     def _get_holes(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         holes: list[list[str]] = []
         reached = b""
         for meta in self._cluster.regions:
             if meta.start_key > reached:
-                holes.append([pd_views.hex_key(reached), pd_views.hex_key(meta.start_key)])
+                holes.append([views.hex_key(reached), views.hex_key(meta.start_key)])
             if not meta.end_key:
                 return answer_json(holes)
             reached = meta.end_key
-        return answer_json([*holes, [pd_views.hex_key(reached), ""]])
+        return answer_json([*holes, [views.hex_key(reached), ""]])
 
     def _get_check(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         kind = request.params["kind"]
         if kind not in CHECKS:
             return error_response("404 page not found", 404)
         replicas = self._member.settings.replicas()
-        return self._regions(lead, pd_views.checked(kind, self._cluster, lead.reports, replicas))
+        return self._regions(lead, views.checked(kind, self._cluster, lead.reports, replicas))
 
     def _get_offline(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         leaving = {store.id for store in self._cluster.stores.values() if store.node_state == metapb.Removing}
@@ -444,21 +444,21 @@ class PdHttp:
 
     def _get_sizes(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         sizes = [MEASURES["size"](meta, lead.reports.regions.get(meta.id)) for meta in self._cluster.regions]
-        return answer_json(pd_views.histogram(sizes, _number(request.first("bound", "1")) or 1))
+        return answer_json(views.histogram(sizes, _number(request.first("bound", "1")) or 1))
 
     def _get_keys(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         keys = [MEASURES["keys"](meta, lead.reports.regions.get(meta.id)) for meta in self._cluster.regions]
-        return answer_json(pd_views.histogram(keys, _number(request.first("bound", "1000")) or 1000))
+        return answer_json(views.histogram(keys, _number(request.first("bound", "1000")) or 1000))
 
     # ---- operators ----
 
     def _get_operators(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         kind = request.first("kind")
         shown = [each for each in lead.placement.running.values() if not kind or kind in each.kind.split(",")]
-        return answer_json([pd_views.operator(each) for each in shown] or (None if kind else []))
+        return answer_json([views.operator(each) for each in shown] or (None if kind else []))
 
     def _get_operator_records(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
-        records = [pd_views.operator_record(each) for each in lead.placement.records]
+        records = [views.operator_record(each) for each in lead.placement.records]
         return answer_json(records) if records else answer_json(NO_OPERATOR, 500)
 
     def _get_operator(self, request: HttpRequest) -> HttpResponse:
@@ -468,7 +468,7 @@ class PdHttp:
 
         def answer(request: HttpRequest, lead: Leadership) -> HttpResponse:
             running = lead.placement.running.get(region_id)
-            return answer_json(NO_OPERATOR, 500) if running is None else answer_json(pd_views.operator(running))
+            return answer_json(NO_OPERATOR, 500) if running is None else answer_json(views.operator(running))
 
         return self._bootstrapped(answer)(request)
 

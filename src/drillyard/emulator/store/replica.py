@@ -29,7 +29,7 @@ from drillyard.emulator.raft.types import (
     Role,
 )
 from drillyard.emulator.raft.types import NotLeader as RaftNotLeader
-from drillyard.emulator.store_commands import (
+from drillyard.emulator.store.commands import (
     CompareAndSwap,
     Growth,
     State,
@@ -45,7 +45,7 @@ from drillyard.emulator.store_commands import (
     encode_write,
     first_foreign_key,
 )
-from drillyard.emulator.store_errors import (
+from drillyard.emulator.store.errors import (
     EpochNotMatch,
     KeyNotInRegion,
     NotLeader,
@@ -55,7 +55,7 @@ from drillyard.emulator.store_errors import (
     ServerIsBusy,
     StaleCommand,
 )
-from drillyard.emulator.store_region import (
+from drillyard.emulator.store.region import (
     ChangeRefused,
     Epoch,
     Part,

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from drillyard.emulator.cluster import Cluster, state_name
-from drillyard.emulator.pd_reports import RegionReport, Reports, StoreReport, StoreTotals
-from drillyard.emulator.placement import TIMEOUT, Operator
+from drillyard.emulator.pd.cluster import Cluster, state_name
+from drillyard.emulator.pd.placement import TIMEOUT, Operator
+from drillyard.emulator.pd.reports import RegionReport, Reports, StoreReport, StoreTotals
 from drillyard.wire import drillpb, metapb
 
 Json = Any

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from drillyard.emulator.cluster import Cluster
-from drillyard.emulator.placement import RegionView
+from drillyard.emulator.pd.cluster import Cluster
+from drillyard.emulator.pd.placement import RegionView
 from drillyard.wire import metapb, pdpb
 
 MIB = 1 << 20

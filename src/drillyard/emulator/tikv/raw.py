@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from drillyard.emulator.storage import StorageFailed, View
-from drillyard.emulator.store_commands import (
+from drillyard.emulator.store.commands import (
     CompareAndSwap,
     Delete,
     DeleteRange,
@@ -27,12 +27,12 @@ from drillyard.emulator.store_commands import (
     Write,
     Written,
 )
-from drillyard.emulator.store_errors import KeyNotInRegion
-from drillyard.emulator.store_region import Region
-from drillyard.emulator.store_replica import Context, Outcome, Readable
-from drillyard.emulator.tikv_engine import Engine
-from drillyard.emulator.tikv_heartbeats import Traffic
-from drillyard.emulator.tikv_records import DATA_PREFIX, data_range, pack_error
+from drillyard.emulator.store.errors import KeyNotInRegion
+from drillyard.emulator.store.region import Region
+from drillyard.emulator.store.replica import Context, Outcome, Readable
+from drillyard.emulator.tikv.engine import Engine
+from drillyard.emulator.tikv.heartbeats import Traffic
+from drillyard.emulator.tikv.records import DATA_PREFIX, data_range, pack_error
 from drillyard.wire import errorpb, kvrpcpb
 
 MAX_KEY_BYTES = 8 << 10

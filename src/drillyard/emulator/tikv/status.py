@@ -12,8 +12,8 @@ from typing import Any
 
 from drillyard.emulator.http import HttpRequest, HttpResponse, Router, error_response, json_response, text_response
 from drillyard.emulator.metrics import CONTENT_TYPE, Registry
-from drillyard.emulator.store_region import Region
-from drillyard.emulator.tikv_engine import Engine
+from drillyard.emulator.store.region import Region
+from drillyard.emulator.tikv.engine import Engine
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
 
 MIB = 1 << 20

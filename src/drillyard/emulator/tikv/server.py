@@ -1,6 +1,6 @@
 """The emulated tikv-server: flags, configuration, and the start in the order of the real one.
 
-    python -m drillyard.emulator.tikv_server --addr=127.0.0.1:20160 --pd=127.0.0.1:2379 --data-dir=DIR
+    python -m drillyard.emulator.tikv.server --addr=127.0.0.1:20160 --pd=127.0.0.1:2379 --data-dir=DIR
 
 The start: open the storage; find PD; take an identity (cluster, store id) or check the one on disk; if the cluster has
 no region yet, write one down and offer it to PD; take up all replicas; listen; register with PD; then report to it.
@@ -28,16 +28,16 @@ from drillyard.emulator.member import Member, NamedStop, run
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft.types import ProtocolBroken
 from drillyard.emulator.storage import Batch, Storage, StorageFailed, StorageOptions, StorageRefused
-from drillyard.emulator.store import first_region
-from drillyard.emulator.store_region import Peer, Region
-from drillyard.emulator.store_replica import Settings
-from drillyard.emulator.tikv_engine import Engine, Identity
-from drillyard.emulator.tikv_heartbeats import Heartbeats, Periods, Traffic
-from drillyard.emulator.tikv_pd import Endpoint, PdClient, PdRefused, endpoint_of, error_of
-from drillyard.emulator.tikv_raw import RawKv
-from drillyard.emulator.tikv_records import IDENTITY_KEY, pack_region
-from drillyard.emulator.tikv_service import Service
-from drillyard.emulator.tikv_status import StatusServer, config_document
+from drillyard.emulator.store.region import Peer, Region
+from drillyard.emulator.store.replica import Settings
+from drillyard.emulator.store.store import first_region
+from drillyard.emulator.tikv.engine import Engine, Identity
+from drillyard.emulator.tikv.heartbeats import Heartbeats, Periods, Traffic
+from drillyard.emulator.tikv.pd import Endpoint, PdClient, PdRefused, endpoint_of, error_of
+from drillyard.emulator.tikv.raw import RawKv
+from drillyard.emulator.tikv.records import IDENTITY_KEY, pack_region
+from drillyard.emulator.tikv.service import Service
+from drillyard.emulator.tikv.status import StatusServer, config_document
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
 from drillyard.wire import drillpb, metapb, pdpb, services
 

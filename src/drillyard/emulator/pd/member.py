@@ -13,8 +13,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from drillyard.emulator.pd_consensus import Consensus, Undetermined
-from drillyard.emulator.pd_leadership import Candidate, Leadership, Means, begin
+from drillyard.emulator.pd.consensus import Consensus, Undetermined
+from drillyard.emulator.pd.leadership import Candidate, Leadership, Means, begin
 from drillyard.emulator.raft.types import ProposalDropped
 from drillyard.wire import drillpb, pdpb
 from drillyard.wire.rpc import Channel, RpcError, Status

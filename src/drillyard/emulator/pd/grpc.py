@@ -12,13 +12,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from drillyard.emulator.cluster import FOREVER_S, GC_WORKER, NOT_BOOTSTRAPPED, Cluster, Refusal, bootstrap_mistake
-from drillyard.emulator.pd_consensus import Undetermined
-from drillyard.emulator.pd_leadership import Leadership, Outlet
-from drillyard.emulator.pd_member import PdMember, to_pdpb
-from drillyard.emulator.pd_views import operator as operator_text
+from drillyard.emulator.pd.cluster import FOREVER_S, GC_WORKER, NOT_BOOTSTRAPPED, Cluster, Refusal, bootstrap_mistake
+from drillyard.emulator.pd.consensus import Undetermined
+from drillyard.emulator.pd.leadership import Leadership, Outlet
+from drillyard.emulator.pd.member import PdMember, to_pdpb
+from drillyard.emulator.pd.timestamps import LOGICAL_END
+from drillyard.emulator.pd.views import operator as operator_text
 from drillyard.emulator.raft.types import ProposalDropped
-from drillyard.emulator.timestamps import LOGICAL_END
 from drillyard.wire import drillpb, health, metapb, pdpb
 from drillyard.wire.rpc import Handlers, RpcError, ServerStream, Status
 from drillyard.wire.services import HEALTH, PD

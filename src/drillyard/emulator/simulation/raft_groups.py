@@ -39,7 +39,7 @@ from drillyard.emulator.raft import (
     is_joint,
     members,
 )
-from drillyard.emulator.simulated import BOOT_INDEX, Dice, Disk, Node, Speed, Violation, Witness
+from drillyard.emulator.simulation.parts import BOOT_INDEX, Dice, Disk, Node, Speed, Violation, Witness
 
 __all__ = ["Call", "Outcome", "Scale", "Simulation", "Violation", "Weather", "simulate"]
 
@@ -108,7 +108,7 @@ def simulate(seed: int, scale: Scale | None = None) -> Outcome:
     try:
         return Simulation(seed, scale).run()
     except Exception as failure:
-        failure.add_note(f"seed {seed}: replay with drillyard.emulator.simulation.simulate({seed})")
+        failure.add_note(f"seed {seed}: replay with drillyard.emulator.simulation.raft_groups.simulate({seed})")
         raise
 
 

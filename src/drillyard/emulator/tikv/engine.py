@@ -21,12 +21,12 @@ from drillyard.emulator.logs import Log
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft.types import ProtocolBroken, Ready, Restored, SnapshotMeta
 from drillyard.emulator.storage import Batch, RaftLog, Storage, StorageFailed, View
-from drillyard.emulator.store import RestoredReplica, Step, Store, StoreReady, beginning
-from drillyard.emulator.store_commands import CompareAndSwap, Write
-from drillyard.emulator.store_errors import DiskFull, RegionError
-from drillyard.emulator.store_region import Region, configuration_of
-from drillyard.emulator.store_replica import Answer, Context, Envelope, Outcome, RegionReady, Settings
-from drillyard.emulator.tikv_records import (
+from drillyard.emulator.store.commands import CompareAndSwap, Write
+from drillyard.emulator.store.errors import DiskFull, RegionError
+from drillyard.emulator.store.region import Region, configuration_of
+from drillyard.emulator.store.replica import Answer, Context, Envelope, Outcome, RegionReady, Settings
+from drillyard.emulator.store.store import RestoredReplica, Step, Store, StoreReady, beginning
+from drillyard.emulator.tikv.records import (
     ARRIVING_PREFIX,
     FOUNDED_KEY,
     INSTALLING,
@@ -42,7 +42,7 @@ from drillyard.emulator.tikv_records import (
     unpack_envelope,
     unpack_region,
 )
-from drillyard.emulator.tikv_snapshots import Snapshots, move_into_place, parts_of
+from drillyard.emulator.tikv.snapshots import Snapshots, move_into_place, parts_of
 from drillyard.wire import drillpb, metapb
 from drillyard.wire.rpc import RpcError, Status
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import ChangeKind, HardState, MessageKind, Restored
-from drillyard.emulator.store_commands import CompareAndSwap, State, Write
-from drillyard.emulator.store_errors import (
+from drillyard.emulator.store.commands import CompareAndSwap, State, Write
+from drillyard.emulator.store.errors import (
     EpochNotMatch,
     MismatchPeerId,
     NotLeader,
@@ -31,8 +31,8 @@ from drillyard.emulator.store_errors import (
     StaleCommand,
     StoreNotMatch,
 )
-from drillyard.emulator.store_region import Epoch, Part, Peer, PeerChange, Region, configuration_of
-from drillyard.emulator.store_replica import (
+from drillyard.emulator.store.region import Epoch, Part, Peer, PeerChange, Region, configuration_of
+from drillyard.emulator.store.replica import (
     Answer,
     Context,
     Envelope,

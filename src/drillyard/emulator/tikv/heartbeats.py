@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 
 from drillyard.emulator.logs import Log
 from drillyard.emulator.raft.types import ChangeKind
-from drillyard.emulator.store import ChangePeers, Split, Step, TransferLeader, Unsupported
-from drillyard.emulator.store_commands import pack_peer, unpack_peer
-from drillyard.emulator.store_region import Part, PeerChange, Region
-from drillyard.emulator.store_replica import RegionReport
-from drillyard.emulator.tikv_engine import Engine
-from drillyard.emulator.tikv_pd import CALL_TIMEOUT_S, RETRY_S, Endpoint, PdClient, Request, Response, error_of
-from drillyard.emulator.tikv_records import pack_region, unpack_epoch
+from drillyard.emulator.store.commands import pack_peer, unpack_peer
+from drillyard.emulator.store.region import Part, PeerChange, Region
+from drillyard.emulator.store.replica import RegionReport
+from drillyard.emulator.store.store import ChangePeers, Split, Step, TransferLeader, Unsupported
+from drillyard.emulator.tikv.engine import Engine
+from drillyard.emulator.tikv.pd import CALL_TIMEOUT_S, RETRY_S, Endpoint, PdClient, Request, Response, error_of
+from drillyard.emulator.tikv.records import pack_region, unpack_epoch
 from drillyard.wire import metapb, pdpb, services
 from drillyard.wire.method import Method
 from drillyard.wire.rpc import ClientStream, RpcError

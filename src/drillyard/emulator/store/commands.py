@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from drillyard.emulator.raft.types import ChangeKind
-from drillyard.emulator.store_errors import EpochNotMatch, KeyNotInRegion, RegionError
-from drillyard.emulator.store_region import Part, Peer, PeerChange, PeerRole, Region
+from drillyard.emulator.store.errors import EpochNotMatch, KeyNotInRegion, RegionError
+from drillyard.emulator.store.region import Part, Peer, PeerChange, PeerRole, Region
 from drillyard.wire import drillpb, metapb
 
 ROLES = {

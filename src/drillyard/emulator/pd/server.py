@@ -1,6 +1,6 @@
 """The emulated pd-server: flags and configuration, the start of a member, and its end.
 
-    python -m drillyard.emulator.pd_server --name=pd0 --data-dir=... --client-urls=http://127.0.0.1:2379 ...
+    python -m drillyard.emulator.pd.server --name=pd0 --data-dir=... --client-urls=http://127.0.0.1:2379 ...
 
 Rules: flags and file keys are the real server's; what it cannot act on is refused by name rather than ignored. Who a
 member is (name, id, group) is written into its data directory at the first start; flags that say otherwise later
@@ -29,13 +29,13 @@ from drillyard.emulator import flags
 from drillyard.emulator.flags import BadFlag, Flag, Key
 from drillyard.emulator.logs import Log, open_log
 from drillyard.emulator.member import Member, NamedStop, run
-from drillyard.emulator.pd_config import SECOND_NS, Options, Settings
-from drillyard.emulator.pd_consensus import Consensus, Seat
-from drillyard.emulator.pd_grpc import PdService
-from drillyard.emulator.pd_http import PdHttp
-from drillyard.emulator.pd_leadership import Clock, Means
-from drillyard.emulator.pd_member import Identity, MemberRefused, PdMember, split_url
-from drillyard.emulator.pd_metrics import PdMetrics
+from drillyard.emulator.pd.config import SECOND_NS, Options, Settings
+from drillyard.emulator.pd.consensus import Consensus, Seat
+from drillyard.emulator.pd.grpc import PdService
+from drillyard.emulator.pd.http import PdHttp
+from drillyard.emulator.pd.leadership import Clock, Means
+from drillyard.emulator.pd.member import Identity, MemberRefused, PdMember, split_url
+from drillyard.emulator.pd.metrics import PdMetrics
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft.types import Options as RaftOptions
 from drillyard.emulator.raft_codec import MalformedRecord

@@ -19,8 +19,8 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from drillyard.emulator import raft_codec
-from drillyard.emulator.cluster import Cluster, Outcome
 from drillyard.emulator.logs import Log
+from drillyard.emulator.pd.cluster import Cluster, Outcome
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import (

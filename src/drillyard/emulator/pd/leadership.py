@@ -5,7 +5,7 @@ after a round of messages has shown that this member still led when it was asked
 replicated state, never straight from a heartbeat. When the lead is lost all of this is thrown away, and every store is
 told so by the end of its stream.
 
-It speaks no protocol: `pd_grpc` and `pd_http` do.
+It speaks no protocol: `grpc` and `http` do.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from drillyard.emulator.cluster import Outcome, Refusal, state_name
 from drillyard.emulator.logs import Log
-from drillyard.emulator.pd_config import Settings
-from drillyard.emulator.pd_consensus import Consensus
-from drillyard.emulator.pd_reports import Reports
-from drillyard.emulator.pd_views import operator as operator_text
-from drillyard.emulator.placement import Ended, Placement, response_of
+from drillyard.emulator.pd.cluster import Outcome, Refusal, state_name
+from drillyard.emulator.pd.config import Settings
+from drillyard.emulator.pd.consensus import Consensus
+from drillyard.emulator.pd.placement import Ended, Placement, response_of
+from drillyard.emulator.pd.reports import Reports
+from drillyard.emulator.pd.timestamps import Oracle, Stamp
+from drillyard.emulator.pd.views import operator as operator_text
 from drillyard.emulator.raft.types import NotLeader
-from drillyard.emulator.timestamps import Oracle, Stamp
 from drillyard.wire import drillpb, metapb, pdpb
 
 ID_WINDOW = 1000

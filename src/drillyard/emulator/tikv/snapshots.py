@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator
 from google.protobuf.message import DecodeError
 
 from drillyard.emulator.storage import Batch, Storage, View
-from drillyard.emulator.store_region import Region
-from drillyard.emulator.tikv_records import (
+from drillyard.emulator.store.region import Region
+from drillyard.emulator.tikv.records import (
     DATA_PREFIX,
     arriving_key,
     arriving_range,

@@ -1,0 +1,1 @@
+"""The emulated PD: its pure brain (`cluster`, `placement`, `timestamps`) and the server around it."""
