@@ -17,6 +17,7 @@ from drillyard.emulator.raft.types import ChangeKind, Entry, HardState, Options,
 from drillyard.emulator.store.commands import CompareAndSwap, Put, Swapped, Write, Written
 from drillyard.emulator.store.region import Peer, PeerChange, PeerRole, Region, configuration_of
 from drillyard.emulator.store.replica import Context, Envelope, Outcome, Readable, RegionReady, Settings
+from drillyard.emulator.store.state import Family, Pair, Span
 from drillyard.emulator.store.store import (
     ChangePeers,
     RestoredReplica,
@@ -89,19 +90,23 @@ class Disk:
     def lose_unsynced(self) -> None:
         self.pairs, self.record = dict(self.durable_pairs), self.durable_record
 
-    # What the pure store writes through.
+    # What the pure store writes through: nobody here names a family.
 
-    def get(self, key: bytes) -> bytes | None:
+    def get(self, key: bytes, family: Family = Family.DEFAULT) -> bytes | None:
         return self.pairs.get(key)
 
-    def put(self, key: bytes, value: bytes) -> None:
+    def scan(self, span: Span, limit: int, reverse: bool = False) -> list[Pair]:
+        found = sorted((pair for pair in self.pairs.items() if span.has(pair[0])), reverse=reverse)
+        return found[:limit]
+
+    def put(self, key: bytes, value: bytes, family: Family = Family.DEFAULT) -> None:
         self.pairs[key] = value
 
-    def delete(self, key: bytes) -> None:
+    def delete(self, key: bytes, family: Family = Family.DEFAULT) -> None:
         self.pairs.pop(key, None)
 
-    def delete_range(self, start: bytes, end: bytes) -> None:
-        for key in [key for key in self.pairs if key >= start and (not end or key < end)]:
+    def delete_range(self, span: Span) -> None:
+        for key in [key for key in self.pairs if span.has(key)]:
             del self.pairs[key]
 
 

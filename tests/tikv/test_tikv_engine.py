@@ -15,6 +15,7 @@ from drillyard.emulator.raft.types import Message, MessageKind, SnapshotMeta
 from drillyard.emulator.storage import Storage, StorageOptions
 from drillyard.emulator.store.region import Epoch, Peer, Region, configuration_of
 from drillyard.emulator.store.replica import Envelope, Settings
+from drillyard.emulator.store.state import Family
 from drillyard.emulator.tikv.engine import Engine, Identity
 from drillyard.emulator.tikv.records import pack_envelope, pack_region
 from drillyard.emulator.tikv.snapshots import _framed
@@ -24,7 +25,11 @@ from drillyard.wire.rpc import RpcError, Status
 REGION = Region(7, b"", b"", Epoch(1, 2), (Peer(3, 1), Peer(4, 2)))
 META = SnapshotMeta(9, 6, configuration_of(REGION))
 SNAPSHOT = Message(MessageKind.SNAPSHOT, 3, 4, 6, snapshot=META)
-PAIRS = _framed(drillpb.SnapshotPart(pairs=[drillpb.Pair(key=b"k", value=b"v")]))
+PAIRS = _framed(
+    drillpb.SnapshotPart(
+        pairs=[drillpb.Pair(key=b"k", value=b"v"), drillpb.Pair(key=b"k", value=b"l", family=Family.LOCK)]
+    )
+)
 
 
 class Nowhere:
@@ -63,8 +68,11 @@ async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
 
 
 async def installed(engine: Engine) -> None:
+    def arrived() -> bool:
+        return (engine.storage.get(b"zk"), engine.storage.get(b"xk")) == (b"v", b"l")
+
     async with asyncio.timeout(10):
-        while engine.storage.get(b"zk") != b"v" or engine.snapshot_counts() != (0, 0, 0):  # noqa: ASYNC110
+        while not arrived() or engine.snapshot_counts() != (0, 0, 0):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 

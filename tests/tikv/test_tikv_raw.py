@@ -117,7 +117,7 @@ def test_a_follower_names_the_leader(cluster: Cluster) -> None:
         (kvrpcpb.RawCASRequest(key=b"k", ttl=5), TIKV.RawCompareAndSwap, "ttl"),
         (kvrpcpb.RawBatchPutRequest(ttls=[5]), TIKV.RawBatchPut, "ttl"),
         (kvrpcpb.RawGetKeyTTLRequest(key=b"k"), TIKV.RawGetKeyTTL, "ttl"),
-        (kvrpcpb.RawPutRequest(key=b"k", cf="lock"), TIKV.RawPut, "cf"),
+        (kvrpcpb.RawPutRequest(key=b"k", cf="raft"), TIKV.RawPut, "cf"),
         (kvrpcpb.RawGetRequest(key=b"k", cf="nosuch"), TIKV.RawGet, "cf"),
         (kvrpcpb.RawDeleteRangeRequest(start_key=b"b", end_key=b"a"), TIKV.RawDeleteRange, "ends before"),
         (kvrpcpb.RawPutRequest(key=b"k" * 8193), TIKV.RawPut, "max key size exceeded"),

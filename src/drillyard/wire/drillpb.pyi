@@ -315,7 +315,7 @@ class IntroduceResponse(_message.Message):
     def __init__(self, known: _Optional[_Union[PdMember, _Mapping[str, _Any]]] = ..., leads: _Optional[bool] = ...) -> None: ...
 
 class Mutation(_message.Message):
-    __slots__ = ("key", "value", "kind")
+    __slots__ = ("key", "value", "kind", "family")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PUT: _ClassVar[Mutation.Kind]
@@ -327,20 +327,24 @@ class Mutation(_message.Message):
     KEY_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     value: bytes
     kind: Mutation.Kind
-    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., kind: _Optional[_Union[Mutation.Kind, str]] = ...) -> None: ...
+    family: int
+    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., kind: _Optional[_Union[Mutation.Kind, str]] = ..., family: _Optional[int] = ...) -> None: ...
 
 class CompareAndSwap(_message.Message):
-    __slots__ = ("key", "expected", "value")
+    __slots__ = ("key", "expected", "value", "family")
     KEY_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     expected: bytes
     value: bytes
-    def __init__(self, key: _Optional[bytes] = ..., expected: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+    family: int
+    def __init__(self, key: _Optional[bytes] = ..., expected: _Optional[bytes] = ..., value: _Optional[bytes] = ..., family: _Optional[int] = ...) -> None: ...
 
 class PeerChange(_message.Message):
     __slots__ = ("kind", "peer")
@@ -422,12 +426,14 @@ class AppliedRecord(_message.Message):
     def __init__(self, index: _Optional[int] = ...) -> None: ...
 
 class Pair(_message.Message):
-    __slots__ = ("key", "value")
+    __slots__ = ("key", "value", "family")
     KEY_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     value: bytes
-    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+    family: int
+    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., family: _Optional[int] = ...) -> None: ...
 
 class SnapshotPart(_message.Message):
     __slots__ = ("region", "pairs")

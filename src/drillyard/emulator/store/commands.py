@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from drillyard.emulator.raft.types import ChangeKind
 from drillyard.emulator.store.errors import EpochNotMatch, KeyNotInRegion, RegionError
 from drillyard.emulator.store.region import Part, Peer, PeerChange, PeerRole, Region
+from drillyard.emulator.store.state import Family, Span, State
 from drillyard.wire import drillpb, metapb
 
 ROLES = {
@@ -31,31 +31,24 @@ DELETE_RANGE = drillpb.Mutation.Kind.DELETE_RANGE
 MEASURE_BYTES = 1 << 20
 
 
-class State(Protocol):
-    """The user's keys and values of all regions of one store. What was written is read back at once."""
-
-    def get(self, key: bytes) -> bytes | None: ...
-    def put(self, key: bytes, value: bytes) -> None: ...
-    def delete(self, key: bytes) -> None: ...
-    def delete_range(self, start: bytes, end: bytes) -> None:
-        """An empty end is the end of the key space."""
-
-
 @dataclass(frozen=True, slots=True)
 class Put:
     key: bytes
     value: bytes
+    family: Family = Family.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
     key: bytes
+    family: Family = Family.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteRange:
     start: bytes
     end: bytes
+    family: Family = Family.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +63,7 @@ class CompareAndSwap:
     key: bytes
     expected: bytes | None  # None: the key must not exist
     value: bytes
+    family: Family = Family.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +128,17 @@ def encode_write(command: Write | CompareAndSwap, region: Region) -> bytes:
     record = drillpb.Command(version=region.epoch.version, conf_ver=region.epoch.conf_ver)
     if isinstance(command, CompareAndSwap):
         record.swap.key, record.swap.value = command.key, command.value
+        record.swap.family = command.family
         if command.expected is not None:
             record.swap.expected = command.expected
         return record.SerializeToString()
     for mutation in command.mutations:
         if isinstance(mutation, Put):
-            record.mutations.add(key=mutation.key, value=mutation.value)
+            record.mutations.add(key=mutation.key, value=mutation.value, family=mutation.family)
         elif isinstance(mutation, Delete):
-            record.mutations.add(key=mutation.key, kind=DELETE)
+            record.mutations.add(key=mutation.key, kind=DELETE, family=mutation.family)
         else:
-            record.mutations.add(key=mutation.start, value=mutation.end, kind=DELETE_RANGE)
+            record.mutations.add(key=mutation.start, value=mutation.end, kind=DELETE_RANGE, family=mutation.family)
     return record.SerializeToString()
 
 
@@ -188,10 +183,10 @@ def apply_write(record: drillpb.Command, region: Region, state: State, growth: G
             return KeyNotInRegion(mutation.key, region)
     for mutation in record.mutations:
         if mutation.kind == PUT:
-            state.put(mutation.key, mutation.value)
+            state.put(mutation.key, mutation.value, Family(mutation.family))
             growth.count(mutation.key, mutation.value)
         elif mutation.kind == DELETE:
-            state.delete(mutation.key)
+            state.delete(mutation.key, Family(mutation.family))
             growth.count(mutation.key, None)
         else:
             _delete_range(mutation, region, state, growth)
@@ -201,17 +196,18 @@ def apply_write(record: drillpb.Command, region: Region, state: State, growth: G
 def _delete_range(mutation: drillpb.Mutation, region: Region, state: State, growth: Growth) -> None:
     start, end = region.clip(mutation.key, mutation.value)
     if not end or start < end:
-        state.delete_range(start, end)
+        state.delete_range(Span(start, end, Family(mutation.family)))
         growth.is_unknown = True
 
 
 def _swap(swap: drillpb.CompareAndSwap, region: Region, state: State, growth: Growth) -> WriteOutcome:
     if not region.has_key(swap.key):
         return KeyNotInRegion(swap.key, region)
-    previous = state.get(swap.key)
+    family = Family(swap.family)
+    previous = state.get(swap.key, family)
     expected = swap.expected if swap.HasField("expected") else None
     if previous != expected:
         return Swapped(False, previous)
-    state.put(swap.key, swap.value)
+    state.put(swap.key, swap.value, family)
     growth.count(swap.key, swap.value)
     return Swapped(True, previous)

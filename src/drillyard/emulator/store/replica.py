@@ -32,7 +32,6 @@ from drillyard.emulator.raft.types import NotLeader as RaftNotLeader
 from drillyard.emulator.store.commands import (
     CompareAndSwap,
     Growth,
-    State,
     Swapped,
     Write,
     Written,
@@ -68,6 +67,7 @@ from drillyard.emulator.store.region import (
     raft_change,
     split_region,
 )
+from drillyard.emulator.store.state import State
 from drillyard.wire import drillpb
 
 MUCH_TOO_LONG = 4.0  # times the limit of the log

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import ChangeKind, HardState, MessageKind, Restored
-from drillyard.emulator.store.commands import CompareAndSwap, State, Write
+from drillyard.emulator.store.commands import CompareAndSwap, Write
 from drillyard.emulator.store.errors import (
     EpochNotMatch,
     MismatchPeerId,
@@ -42,6 +42,7 @@ from drillyard.emulator.store.replica import (
     Replica,
     Settings,
 )
+from drillyard.emulator.store.state import State
 
 # A region begins behind this index, so no log holds its beginning and every new peer starts from a snapshot.
 FIRST_INDEX = 5

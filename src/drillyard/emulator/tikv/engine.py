@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, insort
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import cast
@@ -25,6 +26,7 @@ from drillyard.emulator.store.commands import CompareAndSwap, Write
 from drillyard.emulator.store.errors import DiskFull, RegionError
 from drillyard.emulator.store.region import Region, configuration_of
 from drillyard.emulator.store.replica import Answer, Context, Envelope, Outcome, RegionReady, Settings
+from drillyard.emulator.store.state import Family, Pair, Span
 from drillyard.emulator.store.store import RestoredReplica, Step, Store, StoreReady, beginning
 from drillyard.emulator.tikv.records import (
     ARRIVING_PREFIX,
@@ -35,10 +37,13 @@ from drillyard.emulator.tikv.records import (
     TOMBSTONE,
     applied_key,
     arriving_range,
+    data_place,
     data_range,
+    key_at,
     pack_envelope,
     pack_region,
     replica_key,
+    spans_of,
     unpack_envelope,
     unpack_region,
 )
@@ -66,38 +71,74 @@ class _Pairs:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._fresh: dict[bytes, bytes | None] = {}
+        self._order: list[bytes] = []  # the places of `_fresh`, sorted
         self._deleted: list[tuple[bytes, bytes]] = []
         self._batch = Batch()
 
-    def get(self, key: bytes) -> bytes | None:
-        place = b"z" + key
+    def get(self, key: bytes, family: Family = Family.DEFAULT) -> bytes | None:
+        place = data_place(key, family)
         if place in self._fresh:
             return self._fresh[place]
-        if any(start <= place < end for start, end in self._deleted):
-            return None
-        return self._storage.get(place)
+        return None if self._is_deleted(place) else self._storage.get(place)
 
-    def put(self, key: bytes, value: bytes) -> None:
-        place = b"z" + key
+    def scan(self, span: Span, limit: int, reverse: bool = False) -> list[Pair]:
+        low, high = data_range(span)
+        found: list[Pair] = []
+        while len(found) < limit:
+            wanted = limit - len(found)
+            stored = self._storage.scan(low, high, wanted, reverse=reverse)
+            # What was read reaches from here to there; the fresh pairs that lie between belong into it.
+            is_last = len(stored) < wanted
+            edge = None if is_last else stored[-1][0]
+            reach = (edge or low, high) if reverse else (low, high if edge is None else edge + b"\0")
+            found += self._overlaid(stored, reach, reverse)
+            if is_last:
+                break
+            low, high = (low, reach[0]) if reverse else (reach[1], high)
+        return [(key_at(place), value) for place, value in found[:limit]]
+
+    def _overlaid(self, stored: list[Pair], reach: tuple[bytes, bytes], reverse: bool) -> list[Pair]:
+        first, last = bisect_left(self._order, reach[0]), bisect_left(self._order, reach[1])
+        fresh = self._order[first:last]
+        if not fresh and not self._deleted:
+            return stored
+        merged: dict[bytes, bytes | None] = {
+            place: value for place, value in stored if not self._deleted or not self._is_deleted(place)
+        }
+        merged |= {place: self._fresh[place] for place in fresh}
+        ordered = sorted(merged, reverse=reverse) if fresh else merged
+        return [(place, value) for place in ordered if (value := merged[place]) is not None]
+
+    def _is_deleted(self, place: bytes) -> bool:
+        return any(start <= place < end for start, end in self._deleted)
+
+    def put(self, key: bytes, value: bytes, family: Family = Family.DEFAULT) -> None:
+        place = data_place(key, family)
         self._batch.put(place, value)
+        self._remember(place, value)
+
+    def delete(self, key: bytes, family: Family = Family.DEFAULT) -> None:
+        place = data_place(key, family)
+        self._batch.delete(place)
+        self._remember(place, None)
+
+    def _remember(self, place: bytes, value: bytes | None) -> None:
+        if place not in self._fresh:
+            insort(self._order, place)
         self._fresh[place] = value
 
-    def delete(self, key: bytes) -> None:
-        place = b"z" + key
-        self._batch.delete(place)
-        self._fresh[place] = None
-
-    def delete_range(self, start: bytes, end: bytes) -> None:
-        low, high = data_range(start, end)
+    def delete_range(self, span: Span) -> None:
+        low, high = data_range(span)
         self._batch.delete_range(low, high)
         self._deleted.append((low, high))
-        for place in [place for place in self._fresh if low <= place < high]:
+        for place in self._order[bisect_left(self._order, low) : bisect_left(self._order, high)]:
             self._fresh[place] = None
 
     def take(self) -> Batch:
         """The writes so far; the next ones go into a new batch, on top of a storage that holds these."""
         batch, self._batch = self._batch, Batch()
         self._fresh.clear()
+        self._order.clear()
         self._deleted.clear()
         return batch
 
@@ -243,12 +284,13 @@ class Engine:
         view = self.storage.view()
         size = keys = pause_at = 0
         try:
-            for place, value in view.walk(*data_range(region.start, region.end)):
-                size += len(place) - 1 + len(value)
-                keys += 1
-                if keys % MEASURE_SLICE == 0 or size >= pause_at:
-                    pause_at = size + MEASURE_SLICE_BYTES
-                    await asyncio.sleep(0)
+            for span in spans_of(region):
+                for place, value in view.walk(*data_range(span)):
+                    size += len(place) - 1 + len(value)
+                    keys += 1
+                    if keys % MEASURE_SLICE == 0 or size >= pause_at:
+                        pause_at = size + MEASURE_SLICE_BYTES
+                        await asyncio.sleep(0)
         finally:
             view.close()
         self.store.measured(region.id, size, keys)
@@ -378,7 +420,8 @@ class Engine:
         self._raft_log(region.id).destroy(batch)
         del self._logs[region.id]
         if region.is_initialized:
-            batch.delete_range(*data_range(region.start, region.end))
+            for span in spans_of(region):
+                batch.delete_range(*data_range(span))
         batch.delete(applied_key(region.id))
         self._put_record(batch, region, work.peer_id, TOMBSTONE)
 

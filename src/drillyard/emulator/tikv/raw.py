@@ -5,8 +5,9 @@ Rules:
   range is cut off at the region's ends, a single key outside is refused.
 - A write is answered when it has been applied after being committed on a quorum; a read when the leader's place was
   confirmed after the read arrived.
-- Keys are at most 8 KiB, and a command at most what one log entry may hold. Time-to-live is not enabled. The only
-  column family is `default`.
+- Keys are at most 8 KiB, and a command at most what one log entry may hold. Time-to-live is not enabled. A client may
+  name the column family `lock` or `write` instead of `default`, as it may of a TiKV; transactions keep their records
+  there.
 - A long scan reads a view in slices, and the loop runs between two slices.
 """
 
@@ -30,9 +31,10 @@ from drillyard.emulator.store.commands import (
 from drillyard.emulator.store.errors import KeyNotInRegion
 from drillyard.emulator.store.region import Region
 from drillyard.emulator.store.replica import Context, Outcome, Readable
+from drillyard.emulator.store.state import FAMILY_NAMES, Family, Span
 from drillyard.emulator.tikv.engine import Engine
 from drillyard.emulator.tikv.heartbeats import Traffic
-from drillyard.emulator.tikv.records import DATA_PREFIX, data_range, pack_error
+from drillyard.emulator.tikv.records import data_place, data_range, key_at, pack_error
 from drillyard.wire import errorpb, kvrpcpb
 
 MAX_KEY_BYTES = 8 << 10
@@ -96,6 +98,7 @@ class _Scan:
     limit: int
     reverse: bool
     key_only: bool
+    family: Family
 
 
 class RawKv:
@@ -109,8 +112,8 @@ class RawKv:
     async def get(self, request: kvrpcpb.RawGetRequest) -> kvrpcpb.RawGetResponse:
         answer = kvrpcpb.RawGetResponse()
         with _RefusalsIn(answer):
-            check_request(request.context, request.cf)
-            value = await self._read(request.context, lambda region: self._get(region, request.key))
+            family = check_request(request.context, request.cf)
+            value = await self._read(request.context, lambda region: self._get(region, request.key, family))
             answer.not_found = value is None
             answer.value = value or b""
         return answer
@@ -118,13 +121,13 @@ class RawKv:
     async def batch_get(self, request: kvrpcpb.RawBatchGetRequest) -> kvrpcpb.RawBatchGetResponse:
         answer = kvrpcpb.RawBatchGetResponse()
         try:
-            check_request(request.context, request.cf)
+            family = check_request(request.context, request.cf)
             async with _Viewing(self, request.context) as (region, view):
                 size = 0
                 for number, key in enumerate(request.keys):
                     if not region.has_key(key):
                         raise Rejected(pack_error(KeyNotInRegion(key, region)))
-                    value = view.get(DATA_PREFIX + key)
+                    value = view.get(data_place(key, family))
                     if value is not None:
                         size += len(key) + len(value)
                         check_answer(size)
@@ -143,11 +146,11 @@ class RawKv:
     async def scan(self, request: kvrpcpb.RawScanRequest) -> kvrpcpb.RawScanResponse:
         answer = kvrpcpb.RawScanResponse()
         try:
-            check_request(request.context, request.cf)
+            family = check_request(request.context, request.cf)
             start, end = request.start_key, request.end_key
             if request.reverse:  # the request's start is where the scan begins: the upper end, itself not included
                 start, end = end, start
-            wanted = _Scan(start, end, request.limit, request.reverse, request.key_only)
+            wanted = _Scan(start, end, request.limit, request.reverse, request.key_only, family)
             async with _Viewing(self, request.context) as (region, view):
                 if not request.reverse and not region.has_key(start):
                     raise Rejected(pack_error(KeyNotInRegion(start, region)))
@@ -162,14 +165,14 @@ class RawKv:
     async def batch_scan(self, request: kvrpcpb.RawBatchScanRequest) -> kvrpcpb.RawBatchScanResponse:
         answer = kvrpcpb.RawBatchScanResponse()
         try:
-            check_request(request.context, request.cf)
+            family = check_request(request.context, request.cf)
             async with _Viewing(self, request.context) as (region, view):
                 size = 0
                 for part in request.ranges:
                     start, end = part.start_key, part.end_key
                     if request.reverse:
                         start, end = end, start
-                    wanted = _Scan(start, end, request.each_limit, request.reverse, request.key_only)
+                    wanted = _Scan(start, end, request.each_limit, request.reverse, request.key_only, family)
                     for key, value in await self._scan(view, region, wanted):
                         size += len(key) + len(value)
                         check_answer(size)
@@ -205,10 +208,10 @@ class RawKv:
     async def view(self, context: kvrpcpb.Context) -> tuple[Region, View]:
         return await self._read(context, lambda region: (region, self._engine.storage.view()))
 
-    def _get(self, region: Region, key: bytes) -> bytes | None:
+    def _get(self, region: Region, key: bytes, family: Family) -> bytes | None:
         if not region.has_key(key):
             raise Rejected(pack_error(KeyNotInRegion(key, region)))
-        value = self._engine.storage.get(DATA_PREFIX + key)
+        value = self._engine.storage.get(data_place(key, family))
         self._count_read(key, value or b"")
         return value
 
@@ -216,7 +219,7 @@ class RawKv:
         start, end = region.clip(wanted.start, wanted.end)
         if end and start >= end:
             return []
-        low, high = data_range(start, end)
+        low, high = data_range(Span(start, end, wanted.family))
         found: Pairs = []
         total = 0
         slice_pairs = FIRST_SLICE_PAIRS  # before it is known how large they are
@@ -225,7 +228,7 @@ class RawKv:
             pairs = view.scan(low, high, asked, reverse=wanted.reverse, keys_only=wanted.key_only)
             size = 0
             for place, value in pairs:
-                key = place[len(DATA_PREFIX) :]
+                key = key_at(place)
                 found.append((key, value))
                 size += len(key) + len(value)
                 self._count_read(key, value)
@@ -250,55 +253,57 @@ class RawKv:
     async def put(self, request: kvrpcpb.RawPutRequest) -> kvrpcpb.RawPutResponse:
         answer = kvrpcpb.RawPutResponse()
         with _RefusalsIn(answer):
-            check_request(request.context, request.cf)
+            family = check_request(request.context, request.cf)
             check_ttl(request.ttl)
             check_keys(request.key)
-            await self._write(request.context, Write((Put(request.key, request.value),)))
+            await self._write(request.context, Write((Put(request.key, request.value, family),)))
         return answer
 
     async def batch_put(self, request: kvrpcpb.RawBatchPutRequest) -> kvrpcpb.RawBatchPutResponse:
         answer = kvrpcpb.RawBatchPutResponse()
         with _RefusalsIn(answer):
-            check_request(request.context, request.cf)
+            family = check_request(request.context, request.cf)
             check_ttl(request.ttl, *request.ttls)
             check_keys(*(pair.key for pair in request.pairs))
-            await self._write(request.context, Write(tuple(Put(pair.key, pair.value) for pair in request.pairs)))
+            await self._write(
+                request.context, Write(tuple(Put(pair.key, pair.value, family) for pair in request.pairs))
+            )
         return answer
 
     async def delete(self, request: kvrpcpb.RawDeleteRequest) -> kvrpcpb.RawDeleteResponse:
         answer = kvrpcpb.RawDeleteResponse()
         with _RefusalsIn(answer):
-            check_request(request.context, request.cf)
+            family = check_request(request.context, request.cf)
             check_keys(request.key)
-            await self._write(request.context, Write((Delete(request.key),)))
+            await self._write(request.context, Write((Delete(request.key, family),)))
         return answer
 
     async def batch_delete(self, request: kvrpcpb.RawBatchDeleteRequest) -> kvrpcpb.RawBatchDeleteResponse:
         answer = kvrpcpb.RawBatchDeleteResponse()
         with _RefusalsIn(answer):
-            check_request(request.context, request.cf)
+            family = check_request(request.context, request.cf)
             check_keys(*request.keys)
-            await self._write(request.context, Write(tuple(Delete(key) for key in request.keys)))
+            await self._write(request.context, Write(tuple(Delete(key, family) for key in request.keys)))
         return answer
 
     async def delete_range(self, request: kvrpcpb.RawDeleteRangeRequest) -> kvrpcpb.RawDeleteRangeResponse:
         answer = kvrpcpb.RawDeleteRangeResponse()
         with _RefusalsIn(answer):
-            check_request(request.context, request.cf)
+            family = check_request(request.context, request.cf)
             check_keys(request.start_key, request.end_key)
             if request.end_key and request.start_key > request.end_key:
                 raise Refused("the range to delete ends before it starts")
-            await self._write(request.context, Write((DeleteRange(request.start_key, request.end_key),)))
+            await self._write(request.context, Write((DeleteRange(request.start_key, request.end_key, family),)))
         return answer
 
     async def compare_and_swap(self, request: kvrpcpb.RawCASRequest) -> kvrpcpb.RawCASResponse:
         answer = kvrpcpb.RawCASResponse()
         with _RefusalsIn(answer):
-            check_request(request.context, request.cf)
+            family = check_request(request.context, request.cf)
             check_ttl(request.ttl)
             check_keys(request.key)
             expected = None if request.previous_not_exist else request.previous_value
-            outcome = await self._write(request.context, CompareAndSwap(request.key, expected, request.value))
+            outcome = await self._write(request.context, CompareAndSwap(request.key, expected, request.value, family))
             assert isinstance(outcome, Swapped)
             answer.succeed = outcome.succeeded
             answer.previous_not_exist = outcome.previous is None
@@ -355,12 +360,14 @@ def context_of(context: kvrpcpb.Context) -> Context:
     return Context(context.region_id, context.region_epoch.version, peer.id, peer.store_id, context.term)
 
 
-def check_request(context: kvrpcpb.Context, cf: str) -> None:
+def check_request(context: kvrpcpb.Context, cf: str) -> Family:
     if context.api_version != kvrpcpb.APIVersion.V1:
         name = kvrpcpb.APIVersion.Name(context.api_version)
         raise Refused(f"api version in the request, {name}, does not match that of the store, V1")
-    if cf not in ("", "default"):
+    family = FAMILY_NAMES.get(cf)
+    if family is None:
         raise Refused(f"invalid cf name: {cf}")
+    return family
 
 
 def check_answer(size: int) -> None:

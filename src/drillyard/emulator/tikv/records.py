@@ -2,8 +2,8 @@
 
 The keys of the storage: `2i` the store's identity, `2f` the first region until PD has taken it, `2r` + region id a
 replica's record, `2a` + region id the index applied, `2s` + region id + number the parts of a snapshot that is
-arriving, `z` + key the users' pairs. Keys that begin with 0x01 are the Raft logs'. Everything here translates; nothing
-decides.
+arriving; `z`, `x` or `y` + key the users' pairs of the families default, lock and write. Keys that begin with 0x01 are
+the Raft logs'. Everything here translates; nothing decides.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from drillyard.emulator.store.errors import (
 )
 from drillyard.emulator.store.region import Epoch, Region
 from drillyard.emulator.store.replica import Envelope
+from drillyard.emulator.store.state import FAMILIES, Family, Span
 from drillyard.wire import drillpb, errorpb, metapb
 
 IDENTITY_KEY = b"2i"
@@ -33,8 +34,8 @@ FOUNDED_KEY = b"2f"
 REPLICA_PREFIX = b"2r"
 APPLIED_PREFIX = b"2a"
 ARRIVING_PREFIX = b"2s"
-DATA_PREFIX = b"z"
-DATA_END = b"{"  # the first key behind all that begin with `z`
+_PREFIXES = {Family.DEFAULT: b"z", Family.LOCK: b"x", Family.WRITE: b"y"}
+_ENDS = {family: bytes([prefix[0] + 1]) for family, prefix in _PREFIXES.items()}
 
 NORMAL = drillpb.ReplicaRecord.State.NORMAL
 INSTALLING = drillpb.ReplicaRecord.State.INSTALLING
@@ -57,9 +58,23 @@ def arriving_range(region_id: int) -> tuple[bytes, bytes]:
     return ARRIVING_PREFIX + region_id.to_bytes(8, "big"), ARRIVING_PREFIX + (region_id + 1).to_bytes(8, "big")
 
 
-def data_range(start: bytes, end: bytes) -> tuple[bytes, bytes]:
-    """Where the pairs of [start, end) are; an empty end is the end of the key space."""
-    return DATA_PREFIX + start, DATA_PREFIX + end if end else DATA_END
+def data_place(key: bytes, family: Family = Family.DEFAULT) -> bytes:
+    return _PREFIXES[family] + key
+
+
+def key_at(place: bytes) -> bytes:
+    """The user's key whose pair is there."""
+    return place[1:]
+
+
+def data_range(span: Span) -> tuple[bytes, bytes]:
+    """Where the pairs of the span are."""
+    return _PREFIXES[span.family] + span.start, _PREFIXES[span.family] + span.end if span.end else _ENDS[span.family]
+
+
+def spans_of(region: Region) -> tuple[Span, ...]:
+    """All that a region holds, family by family."""
+    return tuple(Span(region.start, region.end, family) for family in FAMILIES)
 
 
 def unpack_epoch(packed: metapb.RegionEpoch) -> Epoch:

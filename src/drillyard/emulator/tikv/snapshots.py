@@ -16,12 +16,15 @@ from google.protobuf.message import DecodeError
 
 from drillyard.emulator.storage import Batch, Storage, View
 from drillyard.emulator.store.region import Region
+from drillyard.emulator.store.state import Family
 from drillyard.emulator.tikv.records import (
-    DATA_PREFIX,
     arriving_key,
     arriving_range,
+    data_place,
     data_range,
+    key_at,
     pack_region,
+    spans_of,
     unpack_region,
 )
 from drillyard.wire import drillpb
@@ -35,13 +38,14 @@ async def parts_of(region: Region, view: View) -> AsyncIterator[bytes]:
     """The region and its pairs as the view shows them."""
     yield _framed(drillpb.SnapshotPart(region=pack_region(region)))
     part, size = drillpb.SnapshotPart(), 0
-    for place, value in view.walk(*data_range(region.start, region.end)):
-        part.pairs.add(key=place[len(DATA_PREFIX) :], value=value)
-        size += len(place) + len(value)
-        if size >= PART_BYTES:
-            yield _framed(part)
-            part, size = drillpb.SnapshotPart(), 0
-            await asyncio.sleep(0)
+    for span in spans_of(region):
+        for place, value in view.walk(*data_range(span)):
+            part.pairs.add(key=key_at(place), value=value, family=span.family)
+            size += len(place) + len(value)
+            if size >= PART_BYTES:
+                yield _framed(part)
+                part, size = drillpb.SnapshotPart(), 0
+                await asyncio.sleep(0)
     if size:
         yield _framed(part)
 
@@ -134,14 +138,15 @@ def _region_in(chunk: bytes, region_id: int) -> Region:
 async def move_into_place(storage: Storage, region: Region) -> None:
     """Replaces the region's pairs by those that have arrived."""
     batch = Batch()
-    batch.delete_range(*data_range(region.start, region.end))
+    for span in spans_of(region):
+        batch.delete_range(*data_range(span))
     storage.write(batch)
     cursor, end = arriving_range(region.id)
     while found := storage.scan(cursor, end, 1):
         place, chunk = found[0]
         batch = Batch()
         for pair in drillpb.SnapshotPart.FromString(chunk).pairs:
-            batch.put(DATA_PREFIX + pair.key, pair.value)
+            batch.put(data_place(pair.key, Family(pair.family)), pair.value)
         storage.write(batch)
         cursor = place + b"\0"
         await asyncio.sleep(0)
