@@ -12,7 +12,8 @@ from drillyard.emulator.logs import Log
 from drillyard.emulator.pd.cluster import Cluster, Outcome
 from drillyard.emulator.pd.config import Options, Settings
 from drillyard.emulator.pd.consensus import Consensus, Undetermined
-from drillyard.emulator.pd.leadership import Candidate, Clock, Leadership, Means, Outlet, begin
+from drillyard.emulator.pd.coordinator import Candidate
+from drillyard.emulator.pd.leadership import Clock, Leadership, Means, Outlet, begin
 from drillyard.emulator.raft.types import NotLeader
 from drillyard.wire import drillpb, metapb, pdpb
 
@@ -86,7 +87,7 @@ def test_no_id_without_agreement() -> None:
         agreement.is_lost = True
         with pytest.raises(Undetermined):
             await lead.ids(1001)
-        assert lead.take_id() == 0
+        assert lead.coordinator.take_id() == 0
 
     with_lead(work)
 
@@ -151,11 +152,20 @@ def heartbeat(term: int, conf_ver: int = 1, leader: int = 5) -> pdpb.RegionHeart
     return pdpb.RegionHeartbeatRequest(region=region, leader=peer, term=term)
 
 
+def bound(lead: Leadership) -> Outlet:
+    """The way to both stores."""
+    outlet = Outlet()
+    for store_id in (1, 2):
+        lead.bind(store_id, outlet)
+        assert outlet.queue.get_nowait() == pdpb.RegionHeartbeatResponse(header=pdpb.ResponseHeader(cluster_id=7))
+    return outlet
+
+
 def test_a_deposed_leader_of_a_region_is_not_believed() -> None:
     async def work(lead: Leadership, agreement: Agreement) -> None:
-        outlet = Outlet()
+        outlet = bound(lead)
         for request in (heartbeat(6), heartbeat(7, leader=6), heartbeat(6)):
-            lead.hear_region(request, outlet)
+            lead.hear_region(request)
             await asyncio.sleep(0.01)
         meta = agreement.cluster.regions.get(4)
         assert meta is not None
@@ -169,9 +179,9 @@ def test_a_deposed_leader_of_a_region_is_not_believed() -> None:
 
 def test_a_meta_goes_through_the_log_only_when_it_changed() -> None:
     async def work(lead: Leadership, agreement: Agreement) -> None:
-        outlet = Outlet()
+        outlet = bound(lead)
         for request in (heartbeat(6), heartbeat(6), heartbeat(6, conf_ver=2), heartbeat(6, conf_ver=1)):
-            lead.hear_region(request, outlet)
+            lead.hear_region(request)
             await asyncio.sleep(0.01)
         assert agreement.commands.count("put_region") == 2
         assert outlet.queue.qsize() == 1
@@ -188,16 +198,16 @@ def test_a_store_is_written_down_now_and_then() -> None:
         agreement.submit(drillpb.PdCommand(bootstrap=first))
         store = agreement.cluster.stores[1]
         assert lead.state_of(store) == "Down"
-        assert lead.stores_up() == {}
+        assert lead.coordinator.stores_up(now_ns) == {}
         for _ in range(21):
             assert lead.hear_store(pdpb.StoreStats(store_id=1)) is None
             now_ns += 10**9
         assert 3 <= agreement.commands.count("store_beat") <= 5
         assert lead.state_of(store) == "Up"
-        assert lead.stores_up() == {1: 1}
+        assert lead.coordinator.stores_up(now_ns) == {1: 1}
         now_ns += 20 * 10**9
         assert lead.state_of(store) == "Disconnected"
-        assert lead.stores_up() == {}
+        assert lead.coordinator.stores_up(now_ns) == {}
 
     with_lead(work, Clock(lambda: now_ns))
 
@@ -208,12 +218,10 @@ def test_a_patrol_that_breaks_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> 
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: alarm.set_result(context["exception"]))
         broken = KeyError("gone")
 
-        def break_down(region_id: int, source: str) -> None:
+        def break_down(now_ns: int) -> bool:
             raise broken
 
-        monkeypatch.setattr(lead, "_place", break_down)
-        lead._unfinished.add(1)
-        agreement.cluster.regions.put(metapb.Region(id=1))
+        monkeypatch.setattr(lead.coordinator, "tick", break_down)
         lead._patrol_soon.set()
         async with asyncio.timeout(10):
             assert await alarm is broken

@@ -208,7 +208,7 @@ class PdService:
                     )
                 )
                 continue
-            lead.hear_region(request, outlet)
+            lead.hear_region(request)
 
     async def _talk(self, stream: HeartbeatStream, outlet: Outlet) -> None:
         while True:

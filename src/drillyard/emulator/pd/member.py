@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from drillyard.emulator.pd.consensus import Consensus, Undetermined
-from drillyard.emulator.pd.leadership import Candidate, Leadership, Means, begin
+from drillyard.emulator.pd.coordinator import Candidate
+from drillyard.emulator.pd.leadership import Leadership, Means, begin
 from drillyard.emulator.raft.types import ProposalDropped
 from drillyard.wire import drillpb, pdpb
 from drillyard.wire.rpc import Channel, RpcError, Status
