@@ -1,0 +1,1 @@
+"""The paths of PD's HTTP interface, by what they are about."""

@@ -1,0 +1,108 @@
+"""How PD answers over HTTP: JSON as the real one writes it, its errors, and what every room of routes is built on.
+
+Rules: a `Route` says whether it needs a bootstrapped cluster; `PdHttp` sees to that, and to who answers. A room is a
+class that gives its routes. A command is answered when it is settled, and a lost lead is an answer of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from drillyard.emulator.http import HttpRequest, HttpResponse
+from drillyard.emulator.pd.cluster import Cluster, Outcome
+from drillyard.emulator.pd.consensus import Undetermined
+from drillyard.emulator.pd.leadership import Leadership
+from drillyard.emulator.pd.member import PdMember
+from drillyard.emulator.pd.views import Json, go_json
+from drillyard.emulator.raft.types import ProposalDropped
+from drillyard.wire import drillpb
+
+V1 = "/pd/api/v1"
+JSON_TYPE = "application/json; charset=UTF-8"
+BYTES_TYPE = "application/octet-stream"
+Answer = HttpResponse | Awaitable[HttpResponse]
+Handler = Callable[[HttpRequest], Answer]
+ClusterHandler = Callable[[HttpRequest, Leadership], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One path. `handler` serves without a cluster, `cluster_handler` only once there is one."""
+
+    method: str
+    pattern: str
+    handler: Handler | None = None
+    cluster_handler: ClusterHandler | None = None
+
+
+class Refused(Exception):
+    """A request that ends with this answer, from wherever it was found out."""
+
+    def __init__(self, response: HttpResponse) -> None:
+        super().__init__(str(response.status))
+        self.response = response
+
+
+class Room:
+    """Some of PD's paths."""
+
+    def __init__(self, member: PdMember) -> None:
+        self._member = member
+
+    def routes(self) -> Sequence[Route]:
+        raise NotImplementedError
+
+    @property
+    def _cluster(self) -> Cluster:
+        return self._member.consensus.cluster
+
+    async def _settle(self, command: drillpb.PdCommand) -> Outcome:
+        """What became of a command; `Refused` if the lead was lost on the way."""
+        try:
+            return await self._member.consensus.submit(command)
+        except (ProposalDropped, Undetermined) as error:
+            raise Refused(answer_json(f"not leader: {error}", 500)) from error
+
+
+def answer_json(value: Json, status: int = 200) -> HttpResponse:
+    return HttpResponse(status, go_json(value), JSON_TYPE)
+
+
+def answer_compact(value: Json) -> HttpResponse:
+    return HttpResponse(200, go_json(value, indent=False), BYTES_TYPE)
+
+
+def read_json(request: HttpRequest) -> Json:
+    """The JSON of a body; `Refused` if it is none."""
+    try:
+        return json.loads(request.body)
+    except ValueError as error:
+        raise Refused(bad_input(f"invalid JSON: {error}")) from error
+
+
+def read_object(request: HttpRequest) -> dict[str, Json]:
+    """A body that has to be a JSON object."""
+    value = read_json(request)
+    if not isinstance(value, dict):
+        raise Refused(bad_input("json: cannot unmarshal into Go value of type map[string]interface {}"))
+    return value
+
+
+def bad_input(message: str) -> HttpResponse:
+    """A mistake in a path or body, in the shape that PD gives coded errors."""
+    shaped = answer_json({"code": "input", "msg": message, "data": {}}, 400)
+    return HttpResponse(shaped.status, shaped.body, shaped.content_type, (("TiDB-Error-Code", "input"),))
+
+
+def number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and int(text) < 1 << 64 else None
+
+
+def not_a_number(text: str) -> str:
+    return f"strconv.ParseUint: parsing {json.dumps(text)}: invalid syntax"
+
+
+def bad_number(text: str) -> HttpResponse:
+    return answer_json(not_a_number(text), 400)
