@@ -14,15 +14,15 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 
 from drillyard.emulator.logs import Log
-from drillyard.emulator.raft.types import ChangeKind
-from drillyard.emulator.store.commands import pack_peer, unpack_peer
-from drillyard.emulator.store.region import Part, PeerChange, Region
+from drillyard.emulator.store.commands import pack_peer
+from drillyard.emulator.store.region import Part, Region
 from drillyard.emulator.store.replica import RegionReport
-from drillyard.emulator.store.store import ChangePeers, Split, Step, TransferLeader, Unsupported
+from drillyard.emulator.store.store import Split, Step
 from drillyard.emulator.tikv.engine import Engine
 from drillyard.emulator.tikv.pd import CALL_TIMEOUT_S, RETRY_S, Endpoint, PdClient, Request, Response, error_of
-from drillyard.emulator.tikv.records import pack_region, unpack_epoch
-from drillyard.wire import metapb, pdpb, services
+from drillyard.emulator.tikv.records import pack_region
+from drillyard.emulator.tikv.steps import kind_of, step_of
+from drillyard.wire import pdpb, services
 from drillyard.wire.method import Method
 from drillyard.wire.rpc import ClientStream, RpcError
 
@@ -193,7 +193,7 @@ class Heartbeats:
                 self._take(step)
 
     def _take(self, step: Step) -> None:
-        self.on_step(_kind_of(step))
+        self.on_step(kind_of(step))
         reason = self._engine.obey(step)
         if not reason and isinstance(step.action, Split):
             if step.region_id not in self._splitting:
@@ -253,48 +253,3 @@ class Heartbeats:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def step_of(answer: pdpb.RegionHeartbeatResponse) -> Step | None:
-    """The step in PD's answer; None for an answer that only keeps the stream alive."""
-    action = _action_of(answer)
-    if action is None:
-        return None
-    return Step(answer.region_id, unpack_epoch(answer.region_epoch), answer.target_peer.id, action)
-
-
-def _kind_of(step: Step) -> str:
-    """The step as TiKV's metrics name it."""
-    match step.action:
-        case ChangePeers():
-            return "change peer"
-        case TransferLeader():
-            return "transfer leader"
-        case Split():
-            return "split region"
-        case Unsupported(name):
-            return name
-
-
-def _action_of(answer: pdpb.RegionHeartbeatResponse) -> ChangePeers | TransferLeader | Split | Unsupported | None:
-    if answer.HasField("change_peer_v2"):
-        return ChangePeers(tuple(_change_of(change) for change in answer.change_peer_v2.changes))
-    if answer.HasField("change_peer"):
-        return ChangePeers((_change_of(answer.change_peer),))
-    if answer.HasField("transfer_leader"):
-        peer = answer.transfer_leader.peer
-        return TransferLeader(unpack_peer(peer if peer.id else _first(answer.transfer_leader)))
-    if answer.HasField("split_region"):
-        return Split(tuple(answer.split_region.keys))
-    for field in ("merge", "switch_witnesses"):
-        if field in answer.DESCRIPTOR.fields_by_name and answer.HasField(field):
-            return Unsupported(field.replace("_", " "))
-    return None
-
-
-def _first(transfer: pdpb.TransferLeader) -> metapb.Peer:
-    return transfer.peers[0] if transfer.peers else transfer.peer
-
-
-def _change_of(change: pdpb.ChangePeer) -> PeerChange:
-    return PeerChange(ChangeKind(change.change_type), unpack_peer(change.peer))
