@@ -9,16 +9,14 @@ It reads no file and knows no flags: `server` does.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drillyard.emulator import flags
+from drillyard.emulator.pd.settings import SECOND_NS, Placing, placing_of
 from drillyard.emulator.pd.views import duration
 
 Json = Any
-SECOND_NS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,89 +41,72 @@ class Options:
     max_store_down_ns: int = 1800 * SECOND_NS
 
 
-# What may be changed while PD runs, with the check that its new value must pass.
-def _is_span(value: Json) -> bool:
-    return isinstance(value, str) and parse_duration(value) is not None
-
-
-def _is_count(value: Json) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 7
-
-
-CHANGEABLE: Mapping[str, Callable[[Json], bool]] = {
-    "schedule.max-store-down-time": _is_span,
-    "replication.max-replicas": _is_count,
-}
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """The settings that PD acts on, as they are now."""
 
-    options: Options
-    changed: Callable[[], Mapping[str, str]]
+    def __init__(self, options: Options, changed: Callable[[], Mapping[str, str]]) -> None:
+        self.options = options
+        self._changed = changed
+        self._first = Placing(max_replicas=options.max_replicas, max_store_down_time=options.max_store_down_ns)
+        self._seen: tuple[tuple[str, str], ...] = ()
+        self._placing = self._first
+
+    def placing(self) -> Placing:
+        changed = tuple(self._changed().items())
+        if changed != self._seen:
+            self._seen, self._placing = changed, placing_of(self._first, dict(changed))
+        return self._placing
 
     def down_after_ns(self) -> int:
-        text = self.changed().get("schedule.max-store-down-time")
-        span = parse_duration(json.loads(text)) if text is not None else None
-        return self.options.max_store_down_ns if span is None else span
+        return self.placing().max_store_down_time
 
     def replicas(self) -> int:
-        text = self.changed().get("replication.max-replicas")
-        return self.options.max_replicas if text is None else int(json.loads(text))
-
-
-def parse_duration(text: str) -> int | None:
-    """Nanoseconds of a span such as 1h30m, 10s or 100ms; None if it is none."""
-    try:
-        return round(flags.duration(text) * SECOND_NS)
-    except ValueError:
-        return None
-
-
-def full_name(key: str) -> str | None:
-    """The name of a changeable setting, which clients may also give without its section."""
-    return next((name for name in CHANGEABLE if key in (name, name.partition(".")[2])), None)
+        return self.placing().max_replicas
 
 
 # ---- the document ----
 
 
+def _text(is_on: bool) -> str:
+    return "true" if is_on else "false"
+
+
 def schedule(settings: Settings, stores: list[int]) -> Json:
     limits = {str(store_id): {"add-peer": 15, "remove-peer": 15} for store_id in stores}
+    now = settings.placing()
     return {
-        "max-snapshot-count": 64,
-        "max-pending-peer-count": 64,
-        "max-merge-region-size": 20,
-        "max-merge-region-keys": 200000,
-        "split-merge-interval": "1h0m0s",
+        "max-snapshot-count": now.max_snapshot_count,
+        "max-pending-peer-count": now.max_pending_peer_count,
+        "max-merge-region-size": now.max_merge_region_size,
+        "max-merge-region-keys": now.max_merge_region_keys,
+        "split-merge-interval": duration(now.split_merge_interval),
         "switch-witness-interval": "1h0m0s",
-        "enable-one-way-merge": "false",
-        "enable-cross-table-merge": "true",
-        "patrol-region-interval": "10ms",
-        "max-store-down-time": duration(settings.down_after_ns()),
+        "enable-one-way-merge": _text(now.enable_one_way_merge),
+        "enable-cross-table-merge": _text(now.enable_cross_table_merge),
+        "patrol-region-interval": duration(now.patrol_region_interval),
+        "max-store-down-time": duration(now.max_store_down_time),
         "max-store-preparing-time": "48h0m0s",
-        "leader-schedule-limit": 4,
-        "leader-schedule-policy": "count",
-        "region-schedule-limit": 2048,
+        "leader-schedule-limit": now.leader_schedule_limit,
+        "leader-schedule-policy": now.leader_schedule_policy,
+        "region-schedule-limit": now.region_schedule_limit,
         "witness-schedule-limit": 4,
-        "replica-schedule-limit": 64,
-        "merge-schedule-limit": 8,
-        "hot-region-schedule-limit": 4,
-        "hot-region-cache-hits-threshold": 3,
+        "replica-schedule-limit": now.replica_schedule_limit,
+        "merge-schedule-limit": now.merge_schedule_limit,
+        "hot-region-schedule-limit": now.hot_region_schedule_limit,
+        "hot-region-cache-hits-threshold": now.hot_region_cache_hits_threshold,
         "store-limit": limits,
-        "tolerant-size-ratio": 0,
-        "low-space-ratio": 0.8,
+        "tolerant-size-ratio": now.tolerant_size_ratio,
+        "low-space-ratio": now.low_space_ratio,
         "high-space-ratio": 0.7,
         "region-score-formula-version": "v2",
         "scheduler-max-waiting-operator": 5,
-        "enable-remove-down-replica": "true",
-        "enable-replace-offline-replica": "true",
-        "enable-make-up-replica": "true",
-        "enable-remove-extra-replica": "true",
-        "enable-location-replacement": "true",
+        "enable-remove-down-replica": _text(now.enable_remove_down_replica),
+        "enable-replace-offline-replica": _text(now.enable_replace_offline_replica),
+        "enable-make-up-replica": _text(now.enable_make_up_replica),
+        "enable-remove-extra-replica": _text(now.enable_remove_extra_replica),
+        "enable-location-replacement": _text(now.enable_location_replacement),
         "enable-debug-metrics": "false",
-        "enable-joint-consensus": "true",
+        "enable-joint-consensus": _text(now.enable_joint_consensus),
         "enable-tikv-split-region": "true",
         "enable-heartbeat-breakdown-metrics": "true",
         "schedulers-v2": [
@@ -144,13 +125,14 @@ def schedule(settings: Settings, stores: list[int]) -> Json:
 
 
 def replication(settings: Settings) -> Json:
+    now = settings.placing()
     return {
-        "max-replicas": settings.replicas(),
-        "location-labels": "",
+        "max-replicas": now.max_replicas,
+        "location-labels": ",".join(now.location_labels),
         "strictly-match-label": "false",
-        "enable-placement-rules": "true",
+        "enable-placement-rules": _text(now.enable_placement_rules),
         "enable-placement-rules-cache": "false",
-        "isolation-level": "",
+        "isolation-level": now.isolation_level,
     }
 
 

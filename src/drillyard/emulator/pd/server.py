@@ -29,13 +29,14 @@ from drillyard.emulator import flags
 from drillyard.emulator.flags import BadFlag, Flag, Key
 from drillyard.emulator.logs import Log, open_log
 from drillyard.emulator.member import Member, NamedStop, run
-from drillyard.emulator.pd.config import SECOND_NS, Options, Settings
+from drillyard.emulator.pd.config import Options, Settings
 from drillyard.emulator.pd.consensus import Consensus, Seat
 from drillyard.emulator.pd.grpc import PdService
 from drillyard.emulator.pd.http import PdHttp
 from drillyard.emulator.pd.leadership import Clock, Means
 from drillyard.emulator.pd.member import Identity, MemberRefused, PdMember, split_url
 from drillyard.emulator.pd.metrics import PdMetrics
+from drillyard.emulator.pd.settings import SECOND_NS
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft.types import Options as RaftOptions
 from drillyard.emulator.raft_codec import MalformedRecord

@@ -12,6 +12,7 @@ from drillyard.emulator.http import HttpRequest, HttpResponse
 from drillyard.emulator.pd import config, views
 from drillyard.emulator.pd.cluster import Cluster
 from drillyard.emulator.pd.routes.answers import V1, Room, Route, answer_json
+from drillyard.emulator.pd.settings import full_name, mistake_of
 from drillyard.emulator.pd.views import Json
 from drillyard.wire import drillpb, metapb
 
@@ -77,11 +78,11 @@ class ConfigRoutes(Room):
             return answer_json("a JSON object of settings is wanted", 400)
         named: dict[str, str] = {}
         for key, value in wanted.items():
-            name = config.full_name(key)
+            name = full_name(key)
             if name is None:
                 return answer_json(f"config item {key} not found", 400)
-            if not config.CHANGEABLE[name](value):
-                return answer_json(f"config item {key} cannot be {json.dumps(value)}", 400)
+            if mistake := mistake_of(name, value):
+                return answer_json(f"config item {key} cannot be {json.dumps(value)}: {mistake}", 400)
             named[name] = json.dumps(value)
         for name, text in named.items():
             await self._settle(drillpb.PdCommand(setting=drillpb.PdSetting(key=name, value=text)))
