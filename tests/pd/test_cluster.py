@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drillyard.emulator.pd.cluster import Cluster, Outcome, RegionTree, bootstrap_mistake, parse_version, state_name
+from drillyard.emulator.pd.cluster import Cluster, RegionTree, bootstrap_mistake, state_name
+from drillyard.emulator.pd.outcomes import Outcome
+from drillyard.emulator.pd.stores import parse_version
 from drillyard.wire import drillpb, metapb, pdpb
 
 SECOND = 10**9

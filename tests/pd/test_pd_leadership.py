@@ -9,11 +9,12 @@ from typing import Any, cast
 import pytest
 
 from drillyard.emulator.logs import Log
-from drillyard.emulator.pd.cluster import Cluster, Outcome
+from drillyard.emulator.pd.cluster import Cluster
 from drillyard.emulator.pd.config import Options, Settings
 from drillyard.emulator.pd.consensus import Consensus, Undetermined
 from drillyard.emulator.pd.coordinator import Candidate
 from drillyard.emulator.pd.leadership import Clock, Leadership, Means, Outlet, begin
+from drillyard.emulator.pd.outcomes import Outcome
 from drillyard.emulator.raft.types import NotLeader
 from drillyard.wire import drillpb, metapb, pdpb
 

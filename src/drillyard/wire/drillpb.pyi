@@ -159,6 +159,14 @@ class PdMember(_message.Message):
     incarnation: int
     def __init__(self, id: _Optional[int] = ..., name: _Optional[str] = ..., peer_urls: _Optional[_Iterable[str]] = ..., client_urls: _Optional[_Iterable[str]] = ..., deploy_path: _Optional[str] = ..., binary_version: _Optional[str] = ..., git_hash: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
+class PdMemberPriority(_message.Message):
+    __slots__ = ("member_id", "priority")
+    MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    member_id: int
+    priority: int
+    def __init__(self, member_id: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
+
 class PdLead(_message.Message):
     __slots__ = ("member_id", "term", "cluster_id", "now_ms", "window_ms", "ids")
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -205,6 +213,62 @@ class PdServiceSafePoint(_message.Message):
     now_s: int
     def __init__(self, service_id: _Optional[str] = ..., expires_s: _Optional[int] = ..., safe_point: _Optional[int] = ..., now_s: _Optional[int] = ...) -> None: ...
 
+class PdStoreProfile(_message.Message):
+    __slots__ = ("store_id", "leader_weight", "region_weight", "add_peer", "remove_peer", "former_remove_peer")
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    LEADER_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    REGION_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    ADD_PEER_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_PEER_FIELD_NUMBER: _ClassVar[int]
+    FORMER_REMOVE_PEER_FIELD_NUMBER: _ClassVar[int]
+    store_id: int
+    leader_weight: float
+    region_weight: float
+    add_peer: float
+    remove_peer: float
+    former_remove_peer: float
+    def __init__(self, store_id: _Optional[int] = ..., leader_weight: _Optional[float] = ..., region_weight: _Optional[float] = ..., add_peer: _Optional[float] = ..., remove_peer: _Optional[float] = ..., former_remove_peer: _Optional[float] = ...) -> None: ...
+
+class PdStoreRemoval(_message.Message):
+    __slots__ = ("store_id", "physically_destroyed", "replicas")
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    PHYSICALLY_DESTROYED_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    store_id: int
+    physically_destroyed: bool
+    replicas: int
+    def __init__(self, store_id: _Optional[int] = ..., physically_destroyed: _Optional[bool] = ..., replicas: _Optional[int] = ...) -> None: ...
+
+class PdStoreLabels(_message.Message):
+    __slots__ = ("store_id", "labels")
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    store_id: int
+    labels: _containers.RepeatedCompositeFieldContainer[_metapb_pb2.StoreLabel]
+    def __init__(self, store_id: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[_metapb_pb2.StoreLabel, _Mapping[str, _Any]]]] = ...) -> None: ...
+
+class PdStoreWeight(_message.Message):
+    __slots__ = ("store_id", "leader", "region")
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    store_id: int
+    leader: float
+    region: float
+    def __init__(self, store_id: _Optional[int] = ..., leader: _Optional[float] = ..., region: _Optional[float] = ...) -> None: ...
+
+class PdStoreLimit(_message.Message):
+    __slots__ = ("store_id", "rate", "add_peer", "remove_peer")
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    ADD_PEER_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_PEER_FIELD_NUMBER: _ClassVar[int]
+    store_id: int
+    rate: float
+    add_peer: bool
+    remove_peer: bool
+    def __init__(self, store_id: _Optional[int] = ..., rate: _Optional[float] = ..., add_peer: _Optional[bool] = ..., remove_peer: _Optional[bool] = ...) -> None: ...
+
 class PdSetting(_message.Message):
     __slots__ = ("key", "value")
     KEY_FIELD_NUMBER: _ClassVar[int]
@@ -214,7 +278,7 @@ class PdSetting(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class PdCommand(_message.Message):
-    __slots__ = ("lead", "publish", "allot_ids", "raise_bound_ms", "bootstrap", "put_store", "store_beat", "put_region", "safe_point", "service_safe_point", "setting")
+    __slots__ = ("lead", "publish", "allot_ids", "raise_bound_ms", "bootstrap", "put_store", "store_beat", "put_region", "safe_point", "service_safe_point", "setting", "remove_store", "bury_store", "raise_store", "label_store", "weigh_store", "limit_store", "forget_store", "member_priority", "remove_member", "remove_service_safe_point", "cluster_version")
     LEAD_FIELD_NUMBER: _ClassVar[int]
     PUBLISH_FIELD_NUMBER: _ClassVar[int]
     ALLOT_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -226,6 +290,17 @@ class PdCommand(_message.Message):
     SAFE_POINT_FIELD_NUMBER: _ClassVar[int]
     SERVICE_SAFE_POINT_FIELD_NUMBER: _ClassVar[int]
     SETTING_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_STORE_FIELD_NUMBER: _ClassVar[int]
+    BURY_STORE_FIELD_NUMBER: _ClassVar[int]
+    RAISE_STORE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_STORE_FIELD_NUMBER: _ClassVar[int]
+    WEIGH_STORE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_STORE_FIELD_NUMBER: _ClassVar[int]
+    FORGET_STORE_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_MEMBER_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_SERVICE_SAFE_POINT_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     lead: PdLead
     publish: PdMember
     allot_ids: int
@@ -237,10 +312,21 @@ class PdCommand(_message.Message):
     safe_point: int
     service_safe_point: PdServiceSafePoint
     setting: PdSetting
-    def __init__(self, lead: _Optional[_Union[PdLead, _Mapping[str, _Any]]] = ..., publish: _Optional[_Union[PdMember, _Mapping[str, _Any]]] = ..., allot_ids: _Optional[int] = ..., raise_bound_ms: _Optional[int] = ..., bootstrap: _Optional[_Union[PdBootstrap, _Mapping[str, _Any]]] = ..., put_store: _Optional[_Union[_metapb_pb2.Store, _Mapping[str, _Any]]] = ..., store_beat: _Optional[_Union[PdStoreBeat, _Mapping[str, _Any]]] = ..., put_region: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ..., safe_point: _Optional[int] = ..., service_safe_point: _Optional[_Union[PdServiceSafePoint, _Mapping[str, _Any]]] = ..., setting: _Optional[_Union[PdSetting, _Mapping[str, _Any]]] = ...) -> None: ...
+    remove_store: PdStoreRemoval
+    bury_store: int
+    raise_store: int
+    label_store: PdStoreLabels
+    weigh_store: PdStoreWeight
+    limit_store: PdStoreLimit
+    forget_store: int
+    member_priority: PdMemberPriority
+    remove_member: int
+    remove_service_safe_point: str
+    cluster_version: str
+    def __init__(self, lead: _Optional[_Union[PdLead, _Mapping[str, _Any]]] = ..., publish: _Optional[_Union[PdMember, _Mapping[str, _Any]]] = ..., allot_ids: _Optional[int] = ..., raise_bound_ms: _Optional[int] = ..., bootstrap: _Optional[_Union[PdBootstrap, _Mapping[str, _Any]]] = ..., put_store: _Optional[_Union[_metapb_pb2.Store, _Mapping[str, _Any]]] = ..., store_beat: _Optional[_Union[PdStoreBeat, _Mapping[str, _Any]]] = ..., put_region: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ..., safe_point: _Optional[int] = ..., service_safe_point: _Optional[_Union[PdServiceSafePoint, _Mapping[str, _Any]]] = ..., setting: _Optional[_Union[PdSetting, _Mapping[str, _Any]]] = ..., remove_store: _Optional[_Union[PdStoreRemoval, _Mapping[str, _Any]]] = ..., bury_store: _Optional[int] = ..., raise_store: _Optional[int] = ..., label_store: _Optional[_Union[PdStoreLabels, _Mapping[str, _Any]]] = ..., weigh_store: _Optional[_Union[PdStoreWeight, _Mapping[str, _Any]]] = ..., limit_store: _Optional[_Union[PdStoreLimit, _Mapping[str, _Any]]] = ..., forget_store: _Optional[int] = ..., member_priority: _Optional[_Union[PdMemberPriority, _Mapping[str, _Any]]] = ..., remove_member: _Optional[int] = ..., remove_service_safe_point: _Optional[str] = ..., cluster_version: _Optional[str] = ...) -> None: ...
 
 class PdState(_message.Message):
-    __slots__ = ("cluster_id", "lead", "members", "ids_end", "bound_ms", "bootstrapped", "bootstrapped_at_ns", "stores", "regions", "safe_point", "service_safe_points", "settings", "cluster_version")
+    __slots__ = ("cluster_id", "lead", "members", "ids_end", "bound_ms", "bootstrapped", "bootstrapped_at_ns", "stores", "regions", "safe_point", "service_safe_points", "settings", "cluster_version", "store_profiles", "member_priorities", "removed_members")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     LEAD_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +340,9 @@ class PdState(_message.Message):
     SERVICE_SAFE_POINTS_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    STORE_PROFILES_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_PRIORITIES_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_MEMBERS_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     lead: PdLead
     members: _containers.RepeatedCompositeFieldContainer[PdMember]
@@ -267,7 +356,10 @@ class PdState(_message.Message):
     service_safe_points: _containers.RepeatedCompositeFieldContainer[PdServiceSafePoint]
     settings: _containers.RepeatedCompositeFieldContainer[PdSetting]
     cluster_version: str
-    def __init__(self, cluster_id: _Optional[int] = ..., lead: _Optional[_Union[PdLead, _Mapping[str, _Any]]] = ..., members: _Optional[_Iterable[_Union[PdMember, _Mapping[str, _Any]]]] = ..., ids_end: _Optional[int] = ..., bound_ms: _Optional[int] = ..., bootstrapped: _Optional[bool] = ..., bootstrapped_at_ns: _Optional[int] = ..., stores: _Optional[_Iterable[_Union[_metapb_pb2.Store, _Mapping[str, _Any]]]] = ..., regions: _Optional[_Iterable[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]]] = ..., safe_point: _Optional[int] = ..., service_safe_points: _Optional[_Iterable[_Union[PdServiceSafePoint, _Mapping[str, _Any]]]] = ..., settings: _Optional[_Iterable[_Union[PdSetting, _Mapping[str, _Any]]]] = ..., cluster_version: _Optional[str] = ...) -> None: ...
+    store_profiles: _containers.RepeatedCompositeFieldContainer[PdStoreProfile]
+    member_priorities: _containers.RepeatedCompositeFieldContainer[PdMemberPriority]
+    removed_members: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, cluster_id: _Optional[int] = ..., lead: _Optional[_Union[PdLead, _Mapping[str, _Any]]] = ..., members: _Optional[_Iterable[_Union[PdMember, _Mapping[str, _Any]]]] = ..., ids_end: _Optional[int] = ..., bound_ms: _Optional[int] = ..., bootstrapped: _Optional[bool] = ..., bootstrapped_at_ns: _Optional[int] = ..., stores: _Optional[_Iterable[_Union[_metapb_pb2.Store, _Mapping[str, _Any]]]] = ..., regions: _Optional[_Iterable[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]]] = ..., safe_point: _Optional[int] = ..., service_safe_points: _Optional[_Iterable[_Union[PdServiceSafePoint, _Mapping[str, _Any]]]] = ..., settings: _Optional[_Iterable[_Union[PdSetting, _Mapping[str, _Any]]]] = ..., cluster_version: _Optional[str] = ..., store_profiles: _Optional[_Iterable[_Union[PdStoreProfile, _Mapping[str, _Any]]]] = ..., member_priorities: _Optional[_Iterable[_Union[PdMemberPriority, _Mapping[str, _Any]]]] = ..., removed_members: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class PdSnapshot(_message.Message):
     __slots__ = ("meta", "state")
@@ -278,7 +370,7 @@ class PdSnapshot(_message.Message):
     def __init__(self, meta: _Optional[_Union[SnapshotMeta, _Mapping[str, _Any]]] = ..., state: _Optional[_Union[PdState, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class PdIdentity(_message.Message):
-    __slots__ = ("member_id", "name", "incarnation", "group_id", "first_members")
+    __slots__ = ("member_id", "name", "incarnation", "group_id", "first_members", "joined_to")
     class FirstMembersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -291,12 +383,14 @@ class PdIdentity(_message.Message):
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     FIRST_MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    JOINED_TO_FIELD_NUMBER: _ClassVar[int]
     member_id: int
     name: str
     incarnation: int
     group_id: int
     first_members: _containers.ScalarMap[str, int]
-    def __init__(self, member_id: _Optional[int] = ..., name: _Optional[str] = ..., incarnation: _Optional[int] = ..., group_id: _Optional[int] = ..., first_members: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    joined_to: _containers.RepeatedCompositeFieldContainer[PdMember]
+    def __init__(self, member_id: _Optional[int] = ..., name: _Optional[str] = ..., incarnation: _Optional[int] = ..., group_id: _Optional[int] = ..., first_members: _Optional[_Mapping[str, int]] = ..., joined_to: _Optional[_Iterable[_Union[PdMember, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class IntroduceRequest(_message.Message):
     __slots__ = ("group_id", "member")
@@ -313,6 +407,24 @@ class IntroduceResponse(_message.Message):
     known: PdMember
     leads: bool
     def __init__(self, known: _Optional[_Union[PdMember, _Mapping[str, _Any]]] = ..., leads: _Optional[bool] = ...) -> None: ...
+
+class JoinRequest(_message.Message):
+    __slots__ = ("member",)
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    member: PdMember
+    def __init__(self, member: _Optional[_Union[PdMember, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class JoinResponse(_message.Message):
+    __slots__ = ("group_id", "member_id", "members", "refusal")
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    group_id: int
+    member_id: int
+    members: _containers.RepeatedCompositeFieldContainer[PdMember]
+    refusal: str
+    def __init__(self, group_id: _Optional[int] = ..., member_id: _Optional[int] = ..., members: _Optional[_Iterable[_Union[PdMember, _Mapping[str, _Any]]]] = ..., refusal: _Optional[str] = ...) -> None: ...
 
 class Mutation(_message.Message):
     __slots__ = ("key", "value", "kind", "family")

@@ -34,6 +34,12 @@ class MEMBERS:
         drillpb.IntroduceResponse,
         Kind.UNARY,
     )
+    Join: Final = Method(
+        "/drillpb.Members/Join",
+        drillpb.JoinRequest,
+        drillpb.JoinResponse,
+        Kind.UNARY,
+    )
 
 
 class HEALTH:

@@ -13,8 +13,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from drillyard.emulator.pd.outcomes import DONE, Outcome, Refusal, refuse
+from drillyard.emulator.pd.stores import StoreBook, parse_version
 from drillyard.wire import drillpb, metapb, pdpb
 
 NOT_BOOTSTRAPPED = "cluster is not bootstrapped"
@@ -23,26 +24,6 @@ DISCONNECTED_AFTER_NS = 20 * 10**9
 UNHEALTHY_AFTER_NS = 600 * 10**9
 GC_WORKER = "gc_worker"
 FOREVER_S = (1 << 63) - 1
-Version = tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a command was not carried out, as PD's clients are told it."""
-
-    type: pdpb.ErrorType
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a command. `value` is the end of an id window, a first timestamp, or a safe point."""
-
-    value: int = 0
-    refusal: Refusal | None = None
-
-
-DONE = Outcome()
 
 
 class RegionTree:
@@ -144,12 +125,15 @@ class Cluster:
         self.bound_ms = 0
         self.bootstrapped = False
         self.bootstrapped_at_ns = 0
-        self.stores: dict[int, metapb.Store] = {}
+        self.book = StoreBook()
+        self.stores = self.book.metas
         self.regions = RegionTree()
         self.safe_point = 0
         self.service_safe_points: dict[str, drillpb.PdServiceSafePoint] = {}
         self.settings: dict[str, str] = {}
         self.cluster_version = "0.0.0"
+        self.priorities: dict[int, int] = {}  # of members, as leaders
+        self.removed_members: set[int] = set()
 
     def apply(self, data: bytes) -> Outcome:
         command = drillpb.PdCommand.FromString(data)
@@ -171,10 +155,22 @@ class Cluster:
         return Outcome(first)
 
     def _publish(self, member: drillpb.PdMember) -> Outcome:
+        if member.id in self.removed_members:
+            return refuse(f"member {member.id} has been removed from the cluster")
         known = self.members.get(member.id)
         if known is not None and known.incarnation != member.incarnation:
-            return _refuse(f"member {member.id} has already been bootstrapped with another data directory")
+            return refuse(f"member {member.id} has already been bootstrapped with another data directory")
         self.members[member.id] = member
+        return DONE
+
+    def _remove_member(self, member_id: int) -> Outcome:
+        self.members.pop(member_id, None)
+        self.priorities.pop(member_id, None)
+        self.removed_members.add(member_id)
+        return DONE
+
+    def _member_priority(self, wanted: drillpb.PdMemberPriority) -> Outcome:
+        self.priorities[wanted.member_id] = wanted.priority
         return DONE
 
     def _allot_ids(self, count: int) -> Outcome:
@@ -190,61 +186,57 @@ class Cluster:
             return Outcome(refusal=Refusal(pdpb.ALREADY_BOOTSTRAPPED, ALREADY_BOOTSTRAPPED))
         self.bootstrapped = True
         self.bootstrapped_at_ns = request.now_ns
-        self._take_store(request.store)
+        self.book.take(request.store)
+        self._raise_version()
         self.regions.put(request.region)
         return DONE
 
     def _put_store(self, store: metapb.Store) -> Outcome:
         if not self.bootstrapped:
             return Outcome(refusal=Refusal(pdpb.NOT_BOOTSTRAPPED, NOT_BOOTSTRAPPED))
-        known = self.stores.get(store.id)
-        if known is not None and known.state == metapb.Tombstone:
-            return Outcome(refusal=Refusal(pdpb.STORE_TOMBSTONE, "store is tombstone"))
-        if store.id == 0:
-            return _refuse("invalid put store: id is 0")
-        version = parse_version(store.version)
-        if version is None:
-            return _refuse(f"invalid put store: {store.version!r} is not a version")
-        if not is_compatible(parse_version(self.cluster_version) or (0, 0, 0), version):
-            return _refuse(f"version should compatible with version  {self.cluster_version}, got {store.version}")
-        for other in self.stores.values():
-            if other.id != store.id and other.address == store.address and _holds_its_address(other):
-                return _refuse(
-                    f'duplicated store address: id:{store.id} address:"{store.address}", '
-                    f'already registered by id:{other.id} address:"{other.address}"'
-                )
-        self._take_store(store)
+        outcome = self.book.put(store, self.cluster_version)
+        self._raise_version()
+        return outcome
+
+    def _store_beat(self, beat: drillpb.PdStoreBeat) -> Outcome:
+        return self.book.beat(beat.store_id, beat.at_ns)
+
+    def _remove_store(self, removal: drillpb.PdStoreRemoval) -> Outcome:
+        return self.book.remove(removal)
+
+    def _raise_store(self, store_id: int) -> Outcome:
+        return self.book.rise(store_id)
+
+    def _bury_store(self, store_id: int) -> Outcome:
+        outcome = self.book.bury(store_id, self.regions.peers[store_id])
+        self._raise_version()
+        return outcome
+
+    def _forget_store(self, store_id: int) -> Outcome:
+        return self.book.forget(store_id, self.regions.peers[store_id])
+
+    def _label_store(self, wanted: drillpb.PdStoreLabels) -> Outcome:
+        return self.book.label(wanted)
+
+    def _weigh_store(self, wanted: drillpb.PdStoreWeight) -> Outcome:
+        return self.book.weigh(wanted)
+
+    def _limit_store(self, wanted: drillpb.PdStoreLimit) -> Outcome:
+        return self.book.limit(wanted)
+
+    def _cluster_version(self, version: str) -> Outcome:
+        self.cluster_version = version
         return DONE
 
-    def _take_store(self, store: metapb.Store) -> None:
-        known = self.stores.get(store.id)
-        taken = metapb.Store()
-        taken.CopyFrom(store)
-        taken.node_state = metapb.Preparing
-        if known is not None:
-            taken.state, taken.node_state = known.state, known.node_state
-            taken.last_heartbeat = known.last_heartbeat
-            del taken.labels[:]
-            labels = {label.key: label.value for label in (*known.labels, *store.labels)}
-            taken.labels.extend(metapb.StoreLabel(key=key, value=value) for key, value in labels.items() if value)
-        self.stores[store.id] = taken
-        versions = [(parse_version(each.version) or (0, 0, 0), each.version) for each in self.stores.values()]
-        lowest, text = min(versions)
+    def _raise_version(self) -> None:
+        """The cluster is of the oldest release of its stores, and never goes back by itself."""
+        lowest, text = self.book.lowest_version()
         if lowest > (parse_version(self.cluster_version) or (0, 0, 0)):
             self.cluster_version = text.removeprefix("v")
 
-    def _store_beat(self, beat: drillpb.PdStoreBeat) -> Outcome:
-        store = self.stores.get(beat.store_id)
-        if store is None:
-            return _refuse(f"store {beat.store_id} not found")
-        store.last_heartbeat = max(store.last_heartbeat, beat.at_ns)
-        if store.node_state == metapb.Preparing:
-            store.node_state = metapb.Serving
-        return DONE
-
     def _put_region(self, region: metapb.Region) -> Outcome:
         stale = self.regions.put(region)
-        return _refuse(stale) if stale else DONE
+        return refuse(stale) if stale else DONE
 
     def _safe_point(self, safe_point: int) -> Outcome:
         self.safe_point = max(self.safe_point, safe_point)
@@ -264,6 +256,10 @@ class Cluster:
         elif wanted.safe_point >= self.lowest_service_safe_point():
             self.service_safe_points[wanted.service_id] = wanted
         return Outcome(self.lowest_service_safe_point())
+
+    def _remove_service_safe_point(self, service_id: str) -> Outcome:
+        self.service_safe_points.pop(service_id, None)
+        return DONE
 
     def _setting(self, setting: drillpb.PdSetting) -> Outcome:
         self.settings[setting.key] = setting.value
@@ -289,6 +285,12 @@ class Cluster:
             service_safe_points=self.service_safe_points.values(),
             settings=[drillpb.PdSetting(key=key, value=value) for key, value in self.settings.items()],
             cluster_version=self.cluster_version,
+            store_profiles=self.book.profiles(),
+            member_priorities=[
+                drillpb.PdMemberPriority(member_id=member_id, priority=priority)
+                for member_id, priority in self.priorities.items()
+            ],
+            removed_members=sorted(self.removed_members),
         )
 
     @classmethod
@@ -301,11 +303,13 @@ class Cluster:
         cluster.bound_ms = state.bound_ms
         cluster.bootstrapped = state.bootstrapped
         cluster.bootstrapped_at_ns = state.bootstrapped_at_ns
-        cluster.stores = {store.id: store for store in state.stores}
+        cluster.book.load(state.stores, state.store_profiles)
         for region in state.regions:
             cluster.regions.put(region)
         cluster.safe_point = state.safe_point
         cluster.service_safe_points = {each.service_id: each for each in state.service_safe_points}
+        cluster.priorities = {each.member_id: each.priority for each in state.member_priorities}
+        cluster.removed_members = set(state.removed_members)
         cluster.settings = {setting.key: setting.value for setting in state.settings}
         cluster.cluster_version = state.cluster_version
         return cluster
@@ -334,21 +338,6 @@ def describe(region: metapb.Region) -> str:
     )
 
 
-def parse_version(text: str) -> Version | None:
-    """The three numbers of a version; an empty one counts as the oldest, and what follows a hyphen does not count."""
-    if not text:
-        return (1, 0, 0)
-    parts = text.removeprefix("v").partition("-")[0].partition("+")[0].split(".")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
-        return None
-    return int(parts[0]), int(parts[1]), int(parts[2])
-
-
-def is_compatible(cluster: Version, store: Version) -> bool:
-    """A store may be newer than the cluster, or of the same minor release."""
-    return store > cluster or store[:2] == cluster[:2]
-
-
 def bootstrap_mistake(request: pdpb.BootstrapRequest, cluster_id: int) -> str:
     """What is wrong with a request to bootstrap, in PD's words; nothing if it may go into the log."""
     store, region = request.store, request.region
@@ -369,15 +358,7 @@ def bootstrap_mistake(request: pdpb.BootstrapRequest, cluster_id: int) -> str:
     return "" if region.peers[0].id else "invalid zero peer id"
 
 
-def _refuse(message: str) -> Outcome:
-    return Outcome(refusal=Refusal(pdpb.UNKNOWN, message))
-
-
 def _is_recreated(region: metapb.Region) -> bool:
     """Made anew by an operator who lost the old one: such a region starts again at the first epoch."""
     epoch = region.region_epoch
     return epoch.version == 1 and epoch.conf_ver == 1 and bool(region.start_key or region.end_key)
-
-
-def _holds_its_address(store: metapb.Store) -> bool:
-    return store.state != metapb.Tombstone and not store.physically_destroyed

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from drillyard.emulator.pd.cluster import Cluster
 from drillyard.emulator.pd.settings import SECOND_NS, Placing, placing_of
 from drillyard.emulator.pd.views import duration
+from drillyard.wire import metapb
 
 Json = Any
 
@@ -71,8 +73,15 @@ def _text(is_on: bool) -> str:
     return "true" if is_on else "false"
 
 
-def schedule(settings: Settings, stores: list[int]) -> Json:
-    limits = {str(store_id): {"add-peer": 15, "remove-peer": 15} for store_id in stores}
+def store_limits(cluster: Cluster) -> dict[int, Json]:
+    """Of the stores that are no tombstones: how many steps a minute each takes."""
+    living = [store.id for store in cluster.stores.values() if store.state != metapb.Tombstone]
+    profiles = [cluster.book.profile(store_id) for store_id in sorted(living)]
+    return {each.store_id: {"add-peer": each.add_peer, "remove-peer": each.remove_peer} for each in profiles}
+
+
+def schedule(settings: Settings, cluster: Cluster) -> Json:
+    limits = {str(store_id): limit for store_id, limit in store_limits(cluster).items()}
     now = settings.placing()
     return {
         "max-snapshot-count": now.max_snapshot_count,
@@ -129,7 +138,7 @@ def replication(settings: Settings) -> Json:
     return {
         "max-replicas": now.max_replicas,
         "location-labels": ",".join(now.location_labels),
-        "strictly-match-label": "false",
+        "strictly-match-label": _text(now.strictly_match_label),
         "enable-placement-rules": _text(now.enable_placement_rules),
         "enable-placement-rules-cache": "false",
         "isolation-level": now.isolation_level,
@@ -219,7 +228,7 @@ def _log_section(options: Options) -> Json:
     }
 
 
-def document(settings: Settings, stores: list[int], cluster_version: str) -> Json:
+def document(settings: Settings, cluster: Cluster) -> Json:
     """The answer of `config`."""
     options = settings.options
     return {
@@ -243,10 +252,10 @@ def document(settings: Settings, stores: list[int], cluster_version: str) -> Jso
         "tso-update-physical-interval": "50ms",
         "enable-local-tso": False,
         "metric": {"job": options.name, "address": "", "interval": "15s"},
-        "schedule": schedule(settings, stores),
+        "schedule": schedule(settings, cluster),
         "replication": replication(settings),
         "pd-server": PD_SERVER,
-        "cluster-version": cluster_version,
+        "cluster-version": cluster.cluster_version,
         "labels": {},
         "quota-backend-bytes": "8GiB",
         "auto-compaction-mode": "periodic",

@@ -20,7 +20,8 @@ from google.protobuf.message import DecodeError
 
 from drillyard.emulator import raft_codec
 from drillyard.emulator.logs import Log
-from drillyard.emulator.pd.cluster import Cluster, Outcome
+from drillyard.emulator.pd.cluster import Cluster
+from drillyard.emulator.pd.outcomes import Outcome
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import (

@@ -15,8 +15,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from drillyard.emulator.pd.cluster import Cluster, Outcome, Refusal, state_name
+from drillyard.emulator.pd.cluster import Cluster, state_name
 from drillyard.emulator.pd.config import Settings
+from drillyard.emulator.pd.departures import Departures
+from drillyard.emulator.pd.outcomes import Outcome, Refusal
 from drillyard.emulator.pd.placement import Ended, Placement, response_of
 from drillyard.emulator.pd.reports import Reports
 from drillyard.emulator.pd.views import operator as operator_text
@@ -106,6 +108,7 @@ class Coordinator:
         self.settings = settings
         self.reports = Reports()
         self.placement = Placement(settings.replicas())
+        self.departures = Departures()
         self._next_id, self._ids_end = ids
         self._is_widening = False
         self._beats: dict[int, int] = {}  # store -> the time of its heartbeat on its way into the log
@@ -175,7 +178,7 @@ class Coordinator:
         if store is None:
             return Refusal(pdpb.UNKNOWN, f"store {stats.store_id} not found")
         if store.state == metapb.Tombstone:
-            return Refusal(pdpb.STORE_TOMBSTONE, f"store {store.id} is tombstone")
+            return Refusal(pdpb.STORE_TOMBSTONE, "store is tombstone")
         if store.id not in self.reports.stores or self.state_of(store, now_ns) != "Up":
             self._note("store is up", store_id=store.id, store_address=store.address)
             self._output.wants_tick = True
@@ -247,12 +250,14 @@ class Coordinator:
         One call looks at a batch. True means that the round has more to look at, so that the next call should be soon.
         """
         if not self._patrol:
-            self._begin_round()
+            self._begin_round(now_ns)
         for _ in range(min(PATROL_BATCH, len(self._patrol))):
             self._place(self._patrol.popleft(), "active push", now_ns)
         return bool(self._patrol)
 
-    def _begin_round(self) -> None:
+    def _begin_round(self, now_ns: int) -> None:
+        for command in self.departures.look(self.cluster, self.reports, now_ns):
+            self._output.proposals.append(Proposal(command))
         if len(self.reports.regions) > len(self.cluster.regions):
             self.reports.keep_only(self.cluster)
         gone = [each for each in self._unfinished if self.cluster.regions.get(each) is None]

@@ -12,10 +12,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from drillyard.emulator.pd.cluster import FOREVER_S, GC_WORKER, NOT_BOOTSTRAPPED, Cluster, Refusal, bootstrap_mistake
+from drillyard.emulator.pd.cluster import FOREVER_S, GC_WORKER, NOT_BOOTSTRAPPED, Cluster, bootstrap_mistake
 from drillyard.emulator.pd.consensus import Undetermined
 from drillyard.emulator.pd.leadership import Leadership, Outlet
 from drillyard.emulator.pd.member import PdMember, to_pdpb
+from drillyard.emulator.pd.outcomes import Refusal
+from drillyard.emulator.pd.stores import merged_labels, strict_mistake
 from drillyard.emulator.pd.timestamps import LOGICAL_END
 from drillyard.emulator.pd.views import operator as operator_text
 from drillyard.emulator.raft.types import ProposalDropped
@@ -126,8 +128,18 @@ class PdService:
         lead = self._lead(request)
         if (refusal := self._not_bootstrapped()) is not None:
             return pdpb.PutStoreResponse(header=self._header(refusal))
+        if mistake := self._label_mistake(request.store):
+            return pdpb.PutStoreResponse(header=self._header(Refusal(pdpb.UNKNOWN, mistake)))
         outcome = await self._settle(lead.consensus.submit(drillpb.PdCommand(put_store=request.store)))
         return pdpb.PutStoreResponse(header=self._header(outcome.refusal))
+
+    def _label_mistake(self, store: metapb.Store) -> str:
+        placing = self._member.settings.placing()
+        known = self._cluster.stores.get(store.id)
+        if not placing.strictly_match_label or (known is not None and known.state == metapb.Tombstone):
+            return ""
+        labels = merged_labels(known.labels if known is not None else (), store.labels)
+        return strict_mistake(labels, placing.location_labels)
 
     async def get_store(self, request: pdpb.GetStoreRequest) -> pdpb.GetStoreResponse:
         lead = self._lead(request)
@@ -154,6 +166,8 @@ class PdService:
 
     async def store_heartbeat(self, request: pdpb.StoreHeartbeatRequest) -> pdpb.StoreHeartbeatResponse:
         lead = self._lead(request)
+        if not request.HasField("stats"):
+            raise RpcError(Status.UNKNOWN, "invalid store heartbeat command, but it has no stats")
         refusal = self._not_bootstrapped() or lead.hear_store(request.stats)
         response = pdpb.StoreHeartbeatResponse(header=self._header(refusal))
         if refusal is None:

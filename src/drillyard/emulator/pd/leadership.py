@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from drillyard.emulator.logs import Log
-from drillyard.emulator.pd.cluster import Outcome, Refusal
 from drillyard.emulator.pd.config import Settings
 from drillyard.emulator.pd.consensus import Consensus
 from drillyard.emulator.pd.coordinator import (
@@ -30,6 +29,8 @@ from drillyard.emulator.pd.coordinator import (
     first_command,
     start_of,
 )
+from drillyard.emulator.pd.departures import Departures
+from drillyard.emulator.pd.outcomes import Outcome, Refusal
 from drillyard.emulator.pd.placement import Placement
 from drillyard.emulator.pd.reports import Reports
 from drillyard.emulator.pd.timestamps import Oracle, Stamp
@@ -85,6 +86,10 @@ class Leadership:
     @property
     def reports(self) -> Reports:
         return self.coordinator.reports
+
+    @property
+    def departures(self) -> Departures:
+        return self.coordinator.departures
 
     @property
     def placement(self) -> Placement:

@@ -110,6 +110,7 @@ class Placing:
 
     max_replicas: int = 3
     location_labels: tuple[str, ...] = ()
+    strictly_match_label: bool = False
     isolation_level: str = ""
     enable_placement_rules: bool = True
     max_snapshot_count: int = 64
@@ -149,7 +150,7 @@ _SPECIAL: Mapping[str, Callable[[Json], Any]] = {
     "tolerant-size-ratio": _amount,
     "low-space-ratio": _ratio,
 }
-_REPLICATION = ("max-replicas", "location-labels", "isolation-level", "enable-placement-rules")
+_REPLICATION = ("max-replicas", "location-labels", "strictly-match-label", "isolation-level", "enable-placement-rules")
 
 
 def _items() -> dict[str, Callable[[Json], Any]]:

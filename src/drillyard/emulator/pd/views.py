@@ -14,14 +14,16 @@ from typing import Any
 
 from drillyard.emulator.pd.cluster import Cluster, state_name
 from drillyard.emulator.pd.placement import TIMEOUT, Operator
-from drillyard.emulator.pd.reports import RegionReport, Reports, StoreReport, StoreTotals
+from drillyard.emulator.pd.reports import RegionReport, Reports, StoreTotals
 from drillyard.wire import drillpb, metapb
 
 Json = Any
+StoreFilter = Callable[[metapb.Store], bool]
 GIB = float(1 << 30)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OVERSIZED_MIB = 144
 UNDERSIZED_MIB = 20
+MIN_WEIGHT = 1e-6  # what a weight of zero counts as
 ZERO_TIME = "0001-01-01T00:00:00Z"
 
 
@@ -161,36 +163,6 @@ def region_score(capacity: int, available: int, size_mib: int) -> float:
     return (1 + 256 * math.log(size) / size) * size_mib + 1e10 * (low - free) / low
 
 
-def store_status(store: metapb.Store, report: StoreReport | None, heard_ns: int, totals: StoreTotals) -> Json:
-    stats = report.stats if report is not None else None
-    capacity, available = (stats.capacity, stats.available) if stats is not None else (0, 0)
-    status: dict[str, Json] = {
-        "capacity": byte_size(capacity),
-        "available": byte_size(available),
-        "used_size": byte_size(stats.used_size if stats is not None else 0),
-        "leader_count": totals.leaders,
-        "leader_weight": 1,
-        "leader_score": totals.leaders,
-        "leader_size": totals.leader_size,
-        "region_count": totals.regions,
-        "region_weight": 1,
-        "region_score": region_score(capacity, available, totals.region_size),
-        "region_size": totals.region_size,
-    }
-    if totals.learners:
-        status["learner_count"] = totals.learners
-    if stats is not None:
-        for key in ("slow_score", "sending_snap_count", "receiving_snap_count", "is_busy"):
-            if value := getattr(stats, key):
-                status[key] = value
-    status["start_ts"] = timestamp(store.start_timestamp * 10**9)
-    status["last_heartbeat_ts"] = timestamp(heard_ns)
-    uptime_ns = heard_ns - store.start_timestamp * 10**9
-    if uptime_ns > 0:
-        status["uptime"] = duration(uptime_ns)
-    return status
-
-
 class StoreViews:
     """The stores at one instant."""
 
@@ -205,12 +177,43 @@ class StoreViews:
         heard = metapb.Store(state=store.state, last_heartbeat=self._reports.last_heard_ns(store))
         return state_name(heard, self._now_ns, self._down_after_ns)
 
+    def _status(self, store: metapb.Store, heard_ns: int) -> Json:
+        report, totals = self._reports.stores.get(store.id), self._totals[store.id]
+        profile = self._cluster.book.profile(store.id)
+        stats = report.stats if report is not None else None
+        capacity, available = (stats.capacity, stats.available) if stats is not None else (0, 0)
+        status: dict[str, Json] = {
+            "capacity": byte_size(capacity),
+            "available": byte_size(available),
+            "used_size": byte_size(stats.used_size if stats is not None else 0),
+            "leader_count": totals.leaders,
+            "leader_weight": profile.leader_weight,
+            "leader_score": totals.leaders / max(profile.leader_weight, MIN_WEIGHT),
+            "leader_size": totals.leader_size,
+            "region_count": totals.regions,
+            "region_weight": profile.region_weight,
+            "region_score": region_score(capacity, available, totals.region_size)
+            / max(profile.region_weight, MIN_WEIGHT),
+            "region_size": totals.region_size,
+        }
+        if totals.learners:
+            status["learner_count"] = totals.learners
+        if stats is not None:
+            for key in ("slow_score", "sending_snap_count", "receiving_snap_count", "is_busy"):
+                if value := getattr(stats, key):
+                    status[key] = value
+        status["start_ts"] = timestamp(store.start_timestamp * 10**9)
+        status["last_heartbeat_ts"] = timestamp(heard_ns)
+        uptime_ns = heard_ns - store.start_timestamp * 10**9
+        if uptime_ns > 0:
+            status["uptime"] = duration(uptime_ns)
+        return status
+
     def one(self, store: metapb.Store) -> Json:
         heard_ns = self._reports.last_heard_ns(store)
-        totals = self._totals[store.id]
         return {
             "store": store_meta(store, heard_ns, self.state_of(store)),
-            "status": store_status(store, self._reports.stores.get(store.id), heard_ns, totals),
+            "status": self._status(store, heard_ns),
         }
 
     def all(self, states: set[int] | None = None) -> Json:

@@ -361,6 +361,11 @@ class TikvServer:
         request = pdpb.PutStoreRequest(header=pdpb.RequestHeader(), store=self._store(store_id))
         answer = await pd.call(services.PD.PutStore, request)
         error = error_of(answer)
+        if error is not None and error.type == pdpb.STORE_TOMBSTONE:
+            raise NamedStop(
+                f"PD does not take this store: store {store_id} is a tombstone, it was removed from the cluster",
+                "start it with an empty --data-dir, as a new store",
+            )
         if error is not None:
             raise NamedStop(
                 f"PD does not take this store: {error.message}",

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from drillyard.emulator.http import HttpRequest, HttpResponse
-from drillyard.emulator.pd.cluster import Cluster, Outcome
+from drillyard.emulator.pd.cluster import Cluster
 from drillyard.emulator.pd.consensus import Undetermined
 from drillyard.emulator.pd.leadership import Leadership
 from drillyard.emulator.pd.member import PdMember
+from drillyard.emulator.pd.outcomes import Outcome
 from drillyard.emulator.pd.views import Json, go_json
 from drillyard.emulator.raft.types import ProposalDropped
 from drillyard.wire import drillpb
@@ -79,21 +80,62 @@ def read_json(request: HttpRequest) -> Json:
     try:
         return json.loads(request.body)
     except ValueError as error:
-        raise Refused(bad_input(f"invalid JSON: {error}")) from error
+        raise Refused(bad_input(go_json_error(request.body, error))) from error
 
 
 def read_object(request: HttpRequest) -> dict[str, Json]:
     """A body that has to be a JSON object."""
     value = read_json(request)
     if not isinstance(value, dict):
-        raise Refused(bad_input("json: cannot unmarshal into Go value of type map[string]interface {}"))
+        kind = go_kind(value)
+        raise Refused(bad_input(f"json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"))
     return value
+
+
+def go_kind(value: Json) -> str:
+    """What Go's JSON decoder calls a value."""
+    kinds = ((bool, "bool"), (str, "string"), (list, "array"), (dict, "object"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), "number")
+
+
+# What Go's decoder says it was looking for where Python's stopped.
+_EXPECTED = (
+    ("Expecting value", "looking for beginning of value"),
+    ("Expecting property name", "looking for beginning of object key string"),
+    ("Illegal trailing comma", "looking for beginning of object key string"),
+    ("Expecting ':'", "after object key"),
+    ("Expecting ','", "after object key:value pair"),
+    ("Extra data", "after top-level value"),
+)
+
+
+def go_json_error(body: bytes, error: ValueError) -> str:
+    """A mistake in JSON, in the words of Go's decoder."""
+    if not isinstance(error, json.JSONDecodeError):
+        return "invalid UTF-8 in JSON input"
+    place = error.pos
+    if place >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated"):
+        return "unexpected end of JSON input"
+    looked_for = next((text for start, text in _EXPECTED if error.msg.startswith(start)), "in JSON input")
+    return f"invalid character {_quoted(error.doc[place])} {looked_for}"
+
+
+def _quoted(character: str) -> str:
+    return {"'": r"'\\''", '"': "'\"'"}.get(character, repr(character))
 
 
 def bad_input(message: str) -> HttpResponse:
     """A mistake in a path or body, in the shape that PD gives coded errors."""
     shaped = answer_json({"code": "input", "msg": message, "data": {}}, 400)
     return HttpResponse(shaped.status, shaped.body, shaped.content_type, (("TiDB-Error-Code", "input"),))
+
+
+def store_id_of(request: HttpRequest) -> int:
+    """The id in a path that names a store."""
+    store_id = number(request.params["id"])
+    if store_id is None:
+        raise Refused(bad_input(not_a_number(request.params["id"])))
+    return store_id
 
 
 def number(text: str) -> int | None:

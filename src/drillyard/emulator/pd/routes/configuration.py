@@ -36,7 +36,7 @@ class ConfigRoutes(Room):
         )
 
     def _get_schedule(self, request: HttpRequest) -> HttpResponse:
-        return answer_json(config.schedule(self._member.settings, sorted(self._cluster.stores)))
+        return answer_json(config.schedule(self._member.settings, self._cluster))
 
     def _get_replication(self, request: HttpRequest) -> HttpResponse:
         return answer_json(config.replication(self._member.settings))
@@ -65,9 +65,7 @@ class ConfigRoutes(Room):
         return voters >= self._member.settings.replicas() and report is not None and not report.request.pending_peers
 
     def _get_config(self, request: HttpRequest) -> HttpResponse:
-        cluster = self._cluster
-        stores = sorted(cluster.stores)
-        return answer_json(config.document(self._member.settings, stores, cluster.cluster_version))
+        return answer_json(config.document(self._member.settings, self._cluster))
 
     async def _set_config(self, request: HttpRequest) -> HttpResponse:
         try:

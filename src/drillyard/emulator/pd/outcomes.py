@@ -1,0 +1,30 @@
+"""What becomes of a command on PD's replicated state: a value, or a refusal in PD's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drillyard.wire import pdpb
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a command was not carried out, as PD's clients are told it."""
+
+    type: pdpb.ErrorType
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a command. `value` is the end of an id window, a first timestamp, or a safe point."""
+
+    value: int = 0
+    refusal: Refusal | None = None
+
+
+DONE = Outcome()
+
+
+def refuse(message: str) -> Outcome:
+    return Outcome(refusal=Refusal(pdpb.UNKNOWN, message))
