@@ -487,8 +487,46 @@ class Split(_message.Message):
     parts: _containers.RepeatedCompositeFieldContainer[Split.Part]
     def __init__(self, keys: _Optional[_Iterable[bytes]] = ..., parts: _Optional[_Iterable[_Union[Split.Part, _Mapping[str, _Any]]]] = ...) -> None: ...
 
+class Transaction(_message.Message):
+    __slots__ = ("kind", "request", "keys", "safe_point")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PREWRITE: _ClassVar[Transaction.Kind]
+        COMMIT: _ClassVar[Transaction.Kind]
+        PESSIMISTIC_LOCK: _ClassVar[Transaction.Kind]
+        PESSIMISTIC_ROLLBACK: _ClassVar[Transaction.Kind]
+        BATCH_ROLLBACK: _ClassVar[Transaction.Kind]
+        CLEANUP: _ClassVar[Transaction.Kind]
+        CHECK_TXN_STATUS: _ClassVar[Transaction.Kind]
+        CHECK_SECONDARY_LOCKS: _ClassVar[Transaction.Kind]
+        RESOLVE_LOCK: _ClassVar[Transaction.Kind]
+        RESOLVE_FOUND: _ClassVar[Transaction.Kind]
+        TXN_HEART_BEAT: _ClassVar[Transaction.Kind]
+        COLLECT_GARBAGE: _ClassVar[Transaction.Kind]
+    PREWRITE: Transaction.Kind
+    COMMIT: Transaction.Kind
+    PESSIMISTIC_LOCK: Transaction.Kind
+    PESSIMISTIC_ROLLBACK: Transaction.Kind
+    BATCH_ROLLBACK: Transaction.Kind
+    CLEANUP: Transaction.Kind
+    CHECK_TXN_STATUS: Transaction.Kind
+    CHECK_SECONDARY_LOCKS: Transaction.Kind
+    RESOLVE_LOCK: Transaction.Kind
+    RESOLVE_FOUND: Transaction.Kind
+    TXN_HEART_BEAT: Transaction.Kind
+    COLLECT_GARBAGE: Transaction.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    SAFE_POINT_FIELD_NUMBER: _ClassVar[int]
+    kind: Transaction.Kind
+    request: bytes
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    safe_point: int
+    def __init__(self, kind: _Optional[_Union[Transaction.Kind, str]] = ..., request: _Optional[bytes] = ..., keys: _Optional[_Iterable[bytes]] = ..., safe_point: _Optional[int] = ...) -> None: ...
+
 class Command(_message.Message):
-    __slots__ = ("version", "conf_ver", "mutations", "swap", "change", "compact_to", "split")
+    __slots__ = ("version", "conf_ver", "mutations", "swap", "change", "compact_to", "split", "transaction")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CONF_VER_FIELD_NUMBER: _ClassVar[int]
     MUTATIONS_FIELD_NUMBER: _ClassVar[int]
@@ -496,6 +534,7 @@ class Command(_message.Message):
     CHANGE_FIELD_NUMBER: _ClassVar[int]
     COMPACT_TO_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTION_FIELD_NUMBER: _ClassVar[int]
     version: int
     conf_ver: int
     mutations: _containers.RepeatedCompositeFieldContainer[Mutation]
@@ -503,7 +542,8 @@ class Command(_message.Message):
     change: ChangePeers
     compact_to: int
     split: Split
-    def __init__(self, version: _Optional[int] = ..., conf_ver: _Optional[int] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping[str, _Any]]]] = ..., swap: _Optional[_Union[CompareAndSwap, _Mapping[str, _Any]]] = ..., change: _Optional[_Union[ChangePeers, _Mapping[str, _Any]]] = ..., compact_to: _Optional[int] = ..., split: _Optional[_Union[Split, _Mapping[str, _Any]]] = ...) -> None: ...
+    transaction: Transaction
+    def __init__(self, version: _Optional[int] = ..., conf_ver: _Optional[int] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping[str, _Any]]]] = ..., swap: _Optional[_Union[CompareAndSwap, _Mapping[str, _Any]]] = ..., change: _Optional[_Union[ChangePeers, _Mapping[str, _Any]]] = ..., compact_to: _Optional[int] = ..., split: _Optional[_Union[Split, _Mapping[str, _Any]]] = ..., transaction: _Optional[_Union[Transaction, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class StoreIdentity(_message.Message):
     __slots__ = ("cluster_id", "store_id")

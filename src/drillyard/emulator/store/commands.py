@@ -15,6 +15,7 @@ from drillyard.emulator.raft.types import ChangeKind
 from drillyard.emulator.store.errors import EpochNotMatch, KeyNotInRegion, RegionError
 from drillyard.emulator.store.region import Part, Peer, PeerChange, PeerRole, Region
 from drillyard.emulator.store.state import Family, Span, State
+from drillyard.emulator.store.transactions import Transact, Transacted, apply_transaction, keys_of
 from drillyard.wire import drillpb, metapb
 
 ROLES = {
@@ -77,7 +78,8 @@ class Swapped:
     previous: bytes | None
 
 
-WriteOutcome = Written | Swapped | RegionError
+Proposal = Write | CompareAndSwap | Transact
+WriteOutcome = Written | Swapped | Transacted | RegionError
 
 
 @dataclass(slots=True)
@@ -113,10 +115,12 @@ def unpack_peer(packed: metapb.Peer) -> Peer:
     return Peer(packed.id, packed.store_id, PeerRole(packed.role))
 
 
-def first_foreign_key(command: Write | CompareAndSwap, region: Region) -> bytes | None:
+def first_foreign_key(command: Proposal, region: Region) -> bytes | None:
     """A key of the command that the region does not hold. A range need only begin in it: its end is cut off."""
     if isinstance(command, CompareAndSwap):
         return None if region.has_key(command.key) else command.key
+    if isinstance(command, Transact):
+        return next((key for key in command.keys if not region.has_key(key)), None)
     for mutation in command.mutations:
         key = mutation.start if isinstance(mutation, DeleteRange) else mutation.key
         if not region.has_key(key):
@@ -124,8 +128,11 @@ def first_foreign_key(command: Write | CompareAndSwap, region: Region) -> bytes 
     return None
 
 
-def encode_write(command: Write | CompareAndSwap, region: Region) -> bytes:
+def encode_write(command: Proposal, region: Region) -> bytes:
     record = drillpb.Command(version=region.epoch.version, conf_ver=region.epoch.conf_ver)
+    if isinstance(command, Transact):
+        record.transaction.CopyFrom(command.record)
+        return record.SerializeToString()
     if isinstance(command, CompareAndSwap):
         record.swap.key, record.swap.value = command.key, command.value
         record.swap.family = command.family
@@ -173,11 +180,16 @@ def decode_change(record: drillpb.Command) -> tuple[PeerChange, ...]:
 
 
 def apply_write(record: drillpb.Command, region: Region, state: State, growth: Growth) -> WriteOutcome:
-    """Applies `mutations` or `swap`; without effect and with a region error if the range changed since the proposal."""
+    """Applies `mutations`, `swap` or `transaction`; without effect, with a region error, if the range has changed."""
     if record.version != region.epoch.version:
         return EpochNotMatch((region,))
     if record.HasField("swap"):
         return _swap(record.swap, region, state, growth)
+    if record.HasField("transaction"):
+        for key in keys_of(record.transaction):
+            if not region.has_key(key):
+                return KeyNotInRegion(key, region)
+        return apply_transaction(record.transaction, state, growth.count)
     for mutation in record.mutations:
         if not region.has_key(mutation.key):
             return KeyNotInRegion(mutation.key, region)

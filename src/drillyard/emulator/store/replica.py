@@ -30,10 +30,9 @@ from drillyard.emulator.raft.types import (
 )
 from drillyard.emulator.raft.types import NotLeader as RaftNotLeader
 from drillyard.emulator.store.commands import (
-    CompareAndSwap,
     Growth,
+    Proposal,
     Swapped,
-    Write,
     Written,
     apply_write,
     decode_change,
@@ -68,6 +67,7 @@ from drillyard.emulator.store.region import (
     split_region,
 )
 from drillyard.emulator.store.state import State
+from drillyard.emulator.store.transactions import Transacted
 from drillyard.wire import drillpb
 
 MUCH_TOO_LONG = 4.0  # times the limit of the log
@@ -107,7 +107,7 @@ class Readable:
     region: Region
 
 
-Outcome = Written | Swapped | Readable | RegionError
+Outcome = Written | Swapped | Transacted | Readable | RegionError
 Answer = tuple[object, Outcome]
 
 
@@ -228,7 +228,7 @@ class Replica:
     def leader(self) -> Peer | None:
         return self.region.peer(self.raft.leader) if self.raft.leader else None
 
-    def write(self, ticket: object, context: Context, command: Write | CompareAndSwap) -> RegionError | None:
+    def write(self, ticket: object, context: Context, command: Proposal) -> RegionError | None:
         """None: proposed, the answer comes with a later `ready`. An error: nothing was proposed."""
         if context.version != self.region.epoch.version:
             return EpochNotMatch((self.region,))

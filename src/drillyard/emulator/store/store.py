@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import ChangeKind, HardState, MessageKind, Restored
-from drillyard.emulator.store.commands import CompareAndSwap, Write
+from drillyard.emulator.store.commands import Proposal
 from drillyard.emulator.store.errors import (
     EpochNotMatch,
     MismatchPeerId,
@@ -248,7 +248,7 @@ class Store:
 
     # ---- requests ----
 
-    def write(self, ticket: object, context: Context, command: Write | CompareAndSwap) -> RegionError | None:
+    def write(self, ticket: object, context: Context, command: Proposal) -> RegionError | None:
         """None: the ticket is answered by a later `ready`. An error: nothing was proposed."""
         replica = self._replica_for(context)
         if not isinstance(replica, Replica):

@@ -22,7 +22,7 @@ from drillyard.emulator.logs import Log
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft.types import ProtocolBroken, Ready, Restored, SnapshotMeta
 from drillyard.emulator.storage import Batch, RaftLog, Storage, StorageFailed, View
-from drillyard.emulator.store.commands import CompareAndSwap, Write
+from drillyard.emulator.store.commands import Proposal
 from drillyard.emulator.store.errors import DiskFull, RegionError
 from drillyard.emulator.store.region import Region, configuration_of
 from drillyard.emulator.store.replica import Answer, Context, Envelope, Outcome, RegionReady, Settings
@@ -240,7 +240,7 @@ class Engine:
 
     # ---- requests and steps ----
 
-    def write(self, ticket: Ticket, context: Context, command: Write | CompareAndSwap) -> RegionError | None:
+    def write(self, ticket: Ticket, context: Context, command: Proposal) -> RegionError | None:
         """None: the ticket is called later. An error: nothing was proposed."""
         if self.storage.is_almost_full():
             return DiskFull(self.identity.store_id, f"{self.storage.available >> 20} MiB are left on the disk")

@@ -32,6 +32,7 @@ from drillyard.emulator.store.errors import KeyNotInRegion
 from drillyard.emulator.store.region import Region
 from drillyard.emulator.store.replica import Context, Outcome, Readable
 from drillyard.emulator.store.state import FAMILY_NAMES, Family, Span
+from drillyard.emulator.store.transactions import Transacted
 from drillyard.emulator.tikv.engine import Engine
 from drillyard.emulator.tikv.heartbeats import Traffic
 from drillyard.emulator.tikv.records import data_place, data_range, key_at, pack_error
@@ -192,7 +193,7 @@ class RawKv:
             if future.done():
                 return
             if not isinstance(outcome, Readable):
-                assert not isinstance(outcome, Written | Swapped)
+                assert not isinstance(outcome, Written | Swapped | Transacted)
                 future.set_exception(Rejected(pack_error(outcome)))
                 return
             try:
@@ -322,7 +323,7 @@ class RawKv:
             if isinstance(outcome, Written | Swapped):
                 future.set_result(outcome)
             else:
-                assert not isinstance(outcome, Readable)
+                assert not isinstance(outcome, Readable | Transacted)
                 future.set_exception(Rejected(pack_error(outcome)))
 
         error = self._engine.write(ticket, context_of(context), command)
