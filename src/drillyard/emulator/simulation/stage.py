@@ -1,0 +1,41 @@
+"""What the members of one simulated cluster share: the world, the network, the witness, and each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from drillyard.emulator.pd.config import Options as PdOptions
+from drillyard.emulator.raft.types import Options
+from drillyard.emulator.simulation.invariants import Witness
+from drillyard.emulator.simulation.network import Network
+from drillyard.emulator.simulation.world import World
+from drillyard.emulator.store.replica import Settings
+
+if TYPE_CHECKING:
+    from drillyard.emulator.simulation.pds import PdMember
+    from drillyard.emulator.simulation.stores import StoreMember
+
+TICK_US = 100_000
+STORE_PERIOD_US = 1_000_000
+REGION_PERIOD_US = 2_000_000
+
+
+@dataclass(slots=True)
+class Stage:
+    world: World
+    network: Network
+    witness: Witness
+    store_settings: Settings
+    pd_settings: PdOptions
+    pd_raft: Options
+    pds: dict[int, PdMember] = field(default_factory=dict)  # by member id
+    stores: list[StoreMember] = field(default_factory=list)
+
+    def store(self, store_id: int) -> StoreMember | None:
+        return next((store for store in self.stores if store.store_id == store_id), None)
+
+    def pd_lead(self) -> PdMember | None:
+        """The PD that serves, as an all-seeing eye knows it: of those that believe so the one of the latest term."""
+        leading = [pd for pd in self.pds.values() if pd.is_up and pd.lead is not None]
+        return max(leading, key=lambda pd: pd.raft.term, default=None)

@@ -1,0 +1,146 @@
+"""The ground that a simulated cluster stands on: virtual time, chance, the weather, and the members' lives.
+
+Rules: no clock and no chance but the ones here, so a seed says everything; events at the same time happen in the order
+in which they were planned. A member that is down hears nothing, and nothing of an earlier life reaches a later one. A
+member that is stalled (a process that was stopped) misses nothing: all of it waits until it wakes, in any order, and
+the member knows nothing of the time that went by.
+
+Everything that happens goes into one hash, the trace. What a person would want to read of it is kept as the tale.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from drillyard.emulator.simulation.parts import Dice
+
+MILLISECOND_US = 1_000
+SECOND_US = 1_000_000
+TALE_LINES = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """What a seed does to its cluster: frequencies in permille, times at most, each drawn anew."""
+
+    loss: int = 0
+    doubling: int = 0
+    delay_us: int = 1_000
+    straggling: int = 0  # messages that take twenty times as long
+    mishap_every_ms: int = 400
+    ambush: int = 0  # how often a mishap strikes just when something delicate has begun
+    turn_us: int = 200  # until a member comes round to its work
+    sync_us: int = 2_000
+
+
+CALM = Weather()
+
+
+class World:
+    """Time and chance for one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.dice = Dice(seed)
+        self.now_us = 0
+        self.weather = CALM
+        self.is_stormy = False
+        self.events = 0
+        self.tale: list[tuple[int, str]] = []
+        self.ambush: Callable[[str, Member], None] = lambda occasion, member: None
+        self._trace = blake2b(digest_size=16)
+        self._plan: list[tuple[int, int, Callable[[], None]]] = []
+        self._planned = 0
+
+    @property
+    def trace(self) -> str:
+        return self._trace.hexdigest()
+
+    def after(self, delay_us: int, call: Callable[[], None]) -> None:
+        self._planned += 1
+        heapq.heappush(self._plan, (self.now_us + delay_us, self._planned, call))
+
+    def note(self, text: str) -> None:
+        """Into the trace only."""
+        self._trace.update(f"{self.now_us} {text}\n".encode())
+
+    def tell(self, text: str) -> None:
+        """Into the trace and the tale."""
+        self.note(text)
+        if len(self.tale) < TALE_LINES:
+            self.tale.append((self.now_us, text))
+
+    def run(self, until_us: int, is_enough: Callable[[], bool] | None = None, look_every_us: int = 0) -> bool:
+        """Lets time pass, at most until then; True as soon as it is enough."""
+        plan = self._plan
+        next_look_us = self.now_us
+        while plan and plan[0][0] <= until_us:
+            self.now_us, _, call = heapq.heappop(plan)
+            self.events += 1
+            call()
+            if is_enough is not None and self.now_us >= next_look_us:
+                next_look_us = self.now_us + look_every_us
+                if is_enough():
+                    return True
+        self.now_us = max(self.now_us, until_us)
+        return False
+
+
+class Member:
+    """What a PD, a store and a client have in common: a name, a place in the network, a life."""
+
+    def __init__(self, name: str, address: int, world: World) -> None:
+        self.name = name
+        self.address = address
+        self.world = world
+        self.is_up = False
+        self.life = 0
+        self.wakes_us = 0  # stalled until then
+
+    def __str__(self) -> str:
+        return self.name
+
+    def begin_life(self) -> None:
+        self.life += 1
+        self.is_up = True
+        self.wakes_us = 0
+
+    def end_life(self) -> None:
+        self.life += 1
+        self.is_up = False
+        self.wakes_us = 0
+
+    def stall(self, for_us: int) -> None:
+        self.wakes_us = self.world.now_us + for_us
+
+    def later(self, delay_us: int, call: Callable[[], None]) -> None:
+        """In this life, and not while stalled."""
+        life = self.life
+        self.world.after(delay_us, lambda: self._come_to(life, call))
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self.later(self.world.dice.below(self.world.weather.turn_us + 1), call)
+
+    def take(self, call: Callable[[], None]) -> None:
+        """Something has arrived from outside: taken now, when awake, or never."""
+        if not self.is_up:
+            return
+        if self.wakes_us > self.world.now_us:
+            self._wait(self.life, call)
+        else:
+            call()
+
+    def _come_to(self, life: int, call: Callable[[], None]) -> None:
+        if life != self.life:
+            return
+        if self.wakes_us > self.world.now_us:
+            self._wait(life, call)
+        else:
+            call()
+
+    def _wait(self, life: int, call: Callable[[], None]) -> None:
+        delay_us = self.wakes_us - self.world.now_us + self.world.dice.below(MILLISECOND_US)
+        self.world.after(delay_us, lambda: self._come_to(life, call))
