@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from drillyard.emulator.pd.cluster import Cluster, Outcome
+from drillyard.emulator.pd.cluster import Cluster
 from drillyard.emulator.pd.config import Settings
 from drillyard.emulator.pd.coordinator import (
     TSO_WINDOW_MS,
@@ -24,6 +24,7 @@ from drillyard.emulator.pd.coordinator import (
     first_command,
     start_of,
 )
+from drillyard.emulator.pd.outcomes import Outcome
 from drillyard.emulator.pd.timestamps import Oracle
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import (
