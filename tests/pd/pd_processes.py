@@ -32,7 +32,18 @@ class PdProcesses:
         ports = free_ports(2 * members)
         self.client_ports, self.peer_ports = ports[:members], ports[members:]
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.newcomers: dict[int, str] = {}  # place -> what it joins
         (home / "pd.toml").write_text(CONFIG)
+
+    def add(self, name: str) -> int:
+        """One more member, which joins the cluster of the first ones when it is started."""
+        client_port, peer_port = free_ports(2)
+        self.names.append(name)
+        self.client_ports.append(client_port)
+        self.peer_ports.append(peer_port)
+        place = len(self.names) - 1
+        self.newcomers[place] = ",".join(f"http://127.0.0.1:{port}" for port in self.client_ports[:3])
+        return place
 
     @property
     def initial_cluster(self) -> str:
@@ -49,6 +60,9 @@ class PdProcesses:
             "config": str(self.home / "pd.toml"),
             "log-file": str(self.home / f"{self.names[place]}.log"),
         }
+        if place in self.newcomers:
+            del flags["initial-cluster"]
+            flags["join"] = self.newcomers[place]
         flags.update({name.replace("_", "-"): value for name, value in changes.items()})
         return [f"--{name}={value}" for name, value in flags.items()]
 
@@ -91,6 +105,26 @@ class PdProcesses:
         """The JSON of an answer, or None if it is none with status 200."""
         status, _, body = self.get(place, path)
         return json.loads(body) if status == 200 else None
+
+    def send(self, place: int, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """Status and JSON of the answer to a request that may change something."""
+        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        url = f"http://127.0.0.1:{self.client_ports[place]}{path}"
+        request = urllib.request.Request(url, data=data, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=15) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                text = error.read()
+            try:
+                return error.code, json.loads(text)
+            except ValueError:
+                return error.code, text.decode()
+
+    def member_names(self, place: int) -> list[str]:
+        answer = self.ask(place, "/pd/api/v1/members")
+        return sorted(member["name"] for member in answer["members"]) if answer else []
 
     def leader(self, *places: int) -> int | None:
         """Whom the given members (default: all that run) name as the leader, if they agree."""

@@ -370,7 +370,7 @@ class PdSnapshot(_message.Message):
     def __init__(self, meta: _Optional[_Union[SnapshotMeta, _Mapping[str, _Any]]] = ..., state: _Optional[_Union[PdState, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class PdIdentity(_message.Message):
-    __slots__ = ("member_id", "name", "incarnation", "group_id", "first_members", "joined_to")
+    __slots__ = ("member_id", "name", "incarnation", "group_id", "first_members", "has_asked", "joined_to")
     class FirstMembersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -383,14 +383,16 @@ class PdIdentity(_message.Message):
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     FIRST_MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    HAS_ASKED_FIELD_NUMBER: _ClassVar[int]
     JOINED_TO_FIELD_NUMBER: _ClassVar[int]
     member_id: int
     name: str
     incarnation: int
     group_id: int
     first_members: _containers.ScalarMap[str, int]
+    has_asked: bool
     joined_to: _containers.RepeatedCompositeFieldContainer[PdMember]
-    def __init__(self, member_id: _Optional[int] = ..., name: _Optional[str] = ..., incarnation: _Optional[int] = ..., group_id: _Optional[int] = ..., first_members: _Optional[_Mapping[str, int]] = ..., joined_to: _Optional[_Iterable[_Union[PdMember, _Mapping[str, _Any]]]] = ...) -> None: ...
+    def __init__(self, member_id: _Optional[int] = ..., name: _Optional[str] = ..., incarnation: _Optional[int] = ..., group_id: _Optional[int] = ..., first_members: _Optional[_Mapping[str, int]] = ..., has_asked: _Optional[bool] = ..., joined_to: _Optional[_Iterable[_Union[PdMember, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class IntroduceRequest(_message.Message):
     __slots__ = ("group_id", "member")
@@ -401,12 +403,14 @@ class IntroduceRequest(_message.Message):
     def __init__(self, group_id: _Optional[int] = ..., member: _Optional[_Union[PdMember, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class IntroduceResponse(_message.Message):
-    __slots__ = ("known", "leads")
+    __slots__ = ("known", "leads", "is_removed")
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     LEADS_FIELD_NUMBER: _ClassVar[int]
+    IS_REMOVED_FIELD_NUMBER: _ClassVar[int]
     known: PdMember
     leads: bool
-    def __init__(self, known: _Optional[_Union[PdMember, _Mapping[str, _Any]]] = ..., leads: _Optional[bool] = ...) -> None: ...
+    is_removed: bool
+    def __init__(self, known: _Optional[_Union[PdMember, _Mapping[str, _Any]]] = ..., leads: _Optional[bool] = ..., is_removed: _Optional[bool] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("member",)
@@ -415,16 +419,18 @@ class JoinRequest(_message.Message):
     def __init__(self, member: _Optional[_Union[PdMember, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
-    __slots__ = ("group_id", "member_id", "members", "refusal")
+    __slots__ = ("group_id", "member_id", "members", "refusal", "founders")
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    FOUNDERS_FIELD_NUMBER: _ClassVar[int]
     group_id: int
     member_id: int
     members: _containers.RepeatedCompositeFieldContainer[PdMember]
     refusal: str
-    def __init__(self, group_id: _Optional[int] = ..., member_id: _Optional[int] = ..., members: _Optional[_Iterable[_Union[PdMember, _Mapping[str, _Any]]]] = ..., refusal: _Optional[str] = ...) -> None: ...
+    founders: _containers.RepeatedCompositeFieldContainer[PdMember]
+    def __init__(self, group_id: _Optional[int] = ..., member_id: _Optional[int] = ..., members: _Optional[_Iterable[_Union[PdMember, _Mapping[str, _Any]]]] = ..., refusal: _Optional[str] = ..., founders: _Optional[_Iterable[_Union[PdMember, _Mapping[str, _Any]]]] = ...) -> None: ...
 
 class Mutation(_message.Message):
     __slots__ = ("key", "value", "kind", "family")

@@ -41,6 +41,8 @@ class Options:
     heartbeat_ns: int = 0  # between two heartbeats of the leader; 0: every tick
     max_replicas: int = 3
     max_store_down_ns: int = 1800 * SECOND_NS
+    join: str = ""
+    priority_check_s: float = 60.0
 
 
 class Settings:
@@ -241,9 +243,9 @@ def document(settings: Settings, cluster: Cluster) -> Json:
         "force-new-cluster": False,
         "enable-grpc-gateway": True,
         "initial-cluster": options.initial_cluster,
-        "initial-cluster-state": "new",
+        "initial-cluster-state": "existing" if options.join else "new",
         "initial-cluster-token": options.initial_cluster_token,
-        "join": "",
+        "join": options.join,
         "lease": options.lease_s,
         "log": _log_section(options),
         "max-concurrent-tso-proxy-streamings": 5000,
@@ -269,7 +271,7 @@ def document(settings: Settings, cluster: Cluster) -> Json:
         "WarningMsgs": None,
         "DisableStrictReconfigCheck": False,
         "HeartbeatStreamBindInterval": "1m0s",
-        "LeaderPriorityCheckInterval": "1m0s",
+        "LeaderPriorityCheckInterval": duration(round(options.priority_check_s * SECOND_NS)),
         "dashboard": _DASHBOARD,
         "replication-mode": REPLICATION_MODE,
         "keyspace": {

@@ -24,8 +24,11 @@ from drillyard.emulator.pd.cluster import Cluster
 from drillyard.emulator.pd.outcomes import Outcome
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft import Raft
+from drillyard.emulator.raft.configuration import electors
 from drillyard.emulator.raft.types import (
+    Change,
     Configuration,
+    ConfigurationChange,
     Entry,
     Message,
     MessageKind,
@@ -93,6 +96,7 @@ class Consensus:
         self._incoming_state: dict[tuple[int, int], bytes] = {}
         self._pump_wanted = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._heard_at: dict[int, float] = {}
         self._closed = False
         self._deposed = asyncio.Event()
         self._seen = (self._raft.role, self._raft.leader, self._raft.term)
@@ -116,6 +120,17 @@ class Consensus:
         return self._raft.leader
 
     @property
+    def voters(self) -> frozenset[int]:
+        """The members as of the last entry applied here."""
+        return electors(self._raft.configuration)
+
+    def active(self) -> frozenset[int]:
+        """The members that this one, if it leads, has heard lately, itself included."""
+        since = asyncio.get_running_loop().time() - self._seat.tick_s * self._seat.options.election_ticks
+        heard = {member_id for member_id, at in self._heard_at.items() if at >= since}
+        return frozenset(heard & self.voters | {self._seat.member_id})
+
+    @property
     def applied(self) -> int:
         return self._raft.applied
 
@@ -125,12 +140,22 @@ class Consensus:
 
     def submit(self, command: drillpb.PdCommand) -> asyncio.Future[Outcome]:
         """Brings a command into the log; the future has its outcome, NotLeader, ProposalDropped or Undetermined."""
+        return self._submit(command, None)
+
+    def change_members(self, change: Change, command: drillpb.PdCommand) -> asyncio.Future[Outcome]:
+        """Changes who belongs to the group, together with what the state says of them; else as `submit`."""
+        return self._submit(command, ConfigurationChange((change,)))
+
+    def _submit(self, command: drillpb.PdCommand, change: ConfigurationChange | None) -> asyncio.Future[Outcome]:
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         data = command.SerializeToString()
         try:
             if len(data) > MAX_COMMAND_BYTES:
                 raise ProposalDropped(f"request is too large: {len(data)} bytes, at most {MAX_COMMAND_BYTES} are taken")
-            term, index = self._raft.propose(data)
+            if change is None:
+                term, index = self._raft.propose(data)
+            else:
+                term, index = self._raft.propose_change(change, data)
         except ProposalDropped as error:
             answer.set_exception(error)
             answer.exception()  # seen, even if nobody waits
@@ -165,25 +190,36 @@ class Consensus:
             for member_id, progress in self._raft.progress().items()
             if member_id != self._seat.member_id and progress.recent_active
         ]
-        if not self.leads or not others:
-            return
+        if self.leads and others:
+            with contextlib.suppress(ProposalDropped):
+                await self.hand_over(max(others)[1], RESIGN_S)
+
+    async def hand_over(self, member_id: int, within_s: float) -> bool:
+        """Makes another member lead; False if it did not take the lead in time. Raises ProposalDropped."""
         self._deposed.clear()
-        self._raft.transfer_leader(max(others)[1])
+        self._raft.transfer_leader(member_id)
         self._want_pump()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._deposed.wait(), RESIGN_S)
+            await asyncio.wait_for(self._deposed.wait(), within_s)
+        return not self.leads
+
+    def retire(self) -> None:
+        """This member is no part of the group any more: it neither speaks nor listens. What it knows can be read."""
+        if not self._closed:
+            self._closed = True
+            for task in self._tasks:
+                task.cancel()
+            self._fail_all()
 
     def close(self) -> None:
-        self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        self._fail_all()
+        self.retire()
 
     def deliver(self, envelope: drillpb.Envelope) -> None:
         """A message of another member, for this one."""
         if self._closed:
             return
         message = raft_codec.unpack_message(envelope.message)
+        self._heard_at[message.sender] = asyncio.get_running_loop().time()
         try:
             self._raft.step(message)
         except ProtocolBroken as error:
@@ -200,6 +236,7 @@ class Consensus:
 
     def report_unreachable(self, member_id: int) -> None:
         if not self._closed:
+            self._heard_at.pop(member_id, None)
             self._raft.report_unreachable(member_id)
             self._want_pump()
 
@@ -274,7 +311,7 @@ class Consensus:
         outcome = Outcome()
         if entry.change is not None:
             self._raft.apply_change(entry.change)
-        elif entry.data:
+        if entry.data:
             outcome = self.cluster.apply(entry.data)
         proposal = self._proposals.pop(entry.index, None)
         if proposal is None or proposal.answer.done():

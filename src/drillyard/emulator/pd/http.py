@@ -27,6 +27,7 @@ from drillyard.emulator.pd.routes.safe_points import SafePointRoutes
 from drillyard.emulator.pd.routes.stores import StoreRoutes
 
 FORWARD_S = 10.0
+LATE_ANSWER_S = 0.3
 NOT_BOOTSTRAPPED = "[PD:cluster:ErrNotBootstrapped]TiKV cluster not bootstrapped, please start TiKV first"
 CORS = (
     ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
@@ -101,6 +102,8 @@ class PdHttp:
         losing = asyncio.ensure_future(self._until_led_by_another(leader.id))
         try:
             await asyncio.wait({asking, losing}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():  # perhaps the lead moved because this request asked for it
+                await asyncio.wait({asking}, timeout=LATE_ANSWER_S)
             if asking.done():
                 return asking.result()
         except Unanswered:

@@ -94,19 +94,22 @@ def go_time(nanoseconds: int) -> str:
 # ---- members ----
 
 
-def member(record: drillpb.PdMember) -> Json:
+def member(record: drillpb.PdMember, priority: int = 0) -> Json:
     fields: dict[str, Json] = {"name": record.name, "member_id": record.id}
     fields["peer_urls"] = list(record.peer_urls)
     if record.client_urls:
         fields["client_urls"] = list(record.client_urls)
+    if priority:
+        fields["leader_priority"] = priority
     for key in ("deploy_path", "binary_version", "git_hash"):
         if value := getattr(record, key):
             fields[key] = value
     return fields
 
 
-def members(records: list[drillpb.PdMember], cluster_id: int, leader: drillpb.PdMember | None) -> Json:
-    view: dict[str, Json] = {"header": {"cluster_id": cluster_id}, "members": [member(each) for each in records]}
+def members(records: list[drillpb.PdMember], cluster: Cluster, leader: drillpb.PdMember | None) -> Json:
+    shown = [member(each, cluster.priorities.get(each.id, 0)) for each in records]
+    view: dict[str, Json] = {"header": {"cluster_id": cluster.cluster_id}, "members": shown}
     if leader is not None:
         view |= {"leader": member(leader), "etcd_leader": member(leader)}
     return view
