@@ -19,7 +19,7 @@ from drillyard.flows.report import Ending, MemberRow
 SOURCE = Path(exits.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS: tuple[str, ...] = ("up", "verify", "prove", "status", "list", "logs", "connect", "down", "version")
-COMMANDS += ("adopt", "diagnose", "start", "stop", "restart", "kill", "pause", "resume", "reset")
+COMMANDS += ("adopt", "diagnose", "start", "stop", "restart", "kill", "pause", "resume", "reset", "sim")
 
 BAD_INPUT = [
     ("no such command", ["fly"], "No such command 'fly'"),
@@ -43,6 +43,8 @@ BAD_INPUT = [
     ("a measure's option without it", ["kill", "tikv0", "--watch", "3"], "--watch"),
     ("no time to measure", ["pause", "tikv0", "--measure", "--timeout", "0"], "that is no time to wait"),
     ("no deployment to measure", ["stop", "tikv0", "--measure"], "there is no deployment 'default'"),
+    ("no seed to simulate", ["sim"], "which seeds are meant is not clear"),
+    ("no range of seeds", ["sim", "--seeds", "9..2"], "9..2 is no range of seeds"),
     ("a negative count of lines", ["logs", "--lines", "-1"], "--lines"),
 ]
 

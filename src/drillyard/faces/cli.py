@@ -474,6 +474,39 @@ def resume(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> N
 
 
 @app.command()
+def sim(
+    seed: Annotated[int | None, typer.Option("--seed", help="One seed, with its tale.", metavar="N", min=0)] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="All seeds of a range.", metavar="A..B")] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", help="Seeds that nobody has tried, for so long.", metavar="MINUTES")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes (one a core).", metavar="N", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Simulate whole emulated clusters on virtual time, with everything against them, and judge what clients saw."""
+    from drillyard.faces import console, document, exits
+    from drillyard.faces.runner import Command, run
+    from drillyard.flows import simulate as flow
+    from drillyard.waiting import Clock
+
+    command = Command("sim", as_json, is_long=True, has_picture=False)
+    progress = console.Progress(as_json or seed is not None)
+
+    async def work() -> int:
+        order = flow.order_of(seed, seeds, minutes, jobs)
+        report = await flow.simulate(order, Clock(), lambda report: progress.see(flow.progress_of(report)))
+        code = exits.OK if report.has_passed else exits.FAULT
+
+        def show() -> None:
+            for line in flow.lines_of(report):
+                console.say(console.as_called(line))
+
+        return command.end(code, show, simulation=document.of_simulation(report))
+
+    raise typer.Exit(run(command, work))
+
+
+@app.command()
 def version(as_json: Json = False) -> None:
     """The version of drillyard and of its Python."""
     from drillyard import __version__

@@ -11,6 +11,7 @@ import re
 import select
 import shutil
 import sys
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 NO_EVIDENCE_MEND = "see that the directory of DRILLYARD_HOME can be written and has space"
 MARKS = {"holds": "open", "violated": "closed", "unknown": "unknown"}
 NARROWEST_LACK = 20
+PROGRESS_EVERY_S = 10.0
 MEMBER_COLUMNS, GATE_COLUMNS = 30, 26  # what the fixed columns and the gaps take of a line
 
 
@@ -131,6 +133,19 @@ def _drawing(picture: Picture) -> Any:
         mark = Text(MARKS[gate.status], style=colours[gate.status])
         gates.add_row(gate.gate, mark, Text(cut(_waits_for(gate), width - GATE_COLUMNS)))
     return Group(members, Text(""), gates, Text(f"{picture.elapsed_s:.1f} s", style="dim"))
+
+
+class Progress:
+    """Says now and then how far a long run has come, on stderr: what is said last is the result's business."""
+
+    def __init__(self, is_quiet: bool) -> None:
+        self._is_quiet = is_quiet
+        self._next = time.monotonic() + PROGRESS_EVERY_S
+
+    def see(self, text: str) -> None:
+        if not self._is_quiet and time.monotonic() >= self._next:
+            self._next = time.monotonic() + PROGRESS_EVERY_S
+            complain(text)
 
 
 def as_called(text: str) -> str:

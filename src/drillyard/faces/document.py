@@ -8,7 +8,7 @@ many readers. Times are seconds since the epoch.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drillyard.flows.inspect import Connection, LogLine, Standing
 from drillyard.flows.measure import OutageReport
@@ -26,6 +26,9 @@ from drillyard.flows.report import (
 from drillyard.judge.outage import Outage
 from drillyard.judge.survivability import Margin, Quorums, Survivability
 from drillyard.observation import PdChange
+
+if TYPE_CHECKING:
+    from drillyard.flows.simulate import SimulationReport
 
 FORMAT = 1
 
@@ -243,6 +246,31 @@ def of_change(change: PdChange) -> dict[str, Any]:
         "subject": change.subject,
         "before": change.before,
         "after": change.after,
+    }
+
+
+def of_simulation(report: SimulationReport) -> dict[str, Any]:
+    one = report.only
+    return {
+        "version": report.version,
+        "seeds": report.seeds,
+        "first_seed": report.order.first,
+        "undecided": report.undecided,
+        "elapsed_s": round(report.elapsed_s, 3),
+        "virtual_s": round(report.virtual_s, 3),
+        "totals": dict(report.totals),
+        "trace": None if one is None else one.trace,
+        "tale": [] if one is None else [{"at_s": at, "text": text} for at, text in one.tale],
+        "failures": [
+            {
+                "seed": failure.seed,
+                "invariant": failure.invariant,
+                "text": failure.text,
+                "trace": failure.trace,
+                "replay": failure.replay,
+            }
+            for failure in report.failures
+        ],
     }
 
 

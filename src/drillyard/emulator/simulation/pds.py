@@ -430,4 +430,5 @@ class PdMember(Member):
 
 
 def _words(fields: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in fields.items())
+    """Without an operator's details."""
+    return " ".join(f"{name}={str(value).partition(' (kind:')[0]}" for name, value in fields.items())

@@ -1,0 +1,78 @@
+"""Simulations as a process: seeds in, one JSON document a line out.
+
+    python -P -m drillyard.emulator.simulation --seeds 0..99 [--history] [--tale]
+
+A line is written as soon as its seed is done. It is for the command line and other programs of ours; the exit code is 0
+when all seeds passed, 1 when one broke a promise, 2 for arguments that cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from drillyard.emulator.simulation.clusters import Call, Simulation, Violation
+from drillyard.emulator.simulation.world import SECOND_US
+
+Json = dict[str, Any]
+
+
+def seeds_of(text: str) -> range:
+    """`7` or `3..9`, both ends included."""
+    first, dots, last = text.partition("..")
+    if not first.isdecimal() or (dots and not last.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed and no range such as 0..99")
+    return range(int(first), int(last or first) + 1)
+
+
+def run(seed: int, *, with_history: bool, with_tale: bool) -> Json:
+    """One seed, as a document."""
+    simulation = Simulation(seed)
+    told: Json = {"seed": seed}
+    try:
+        outcome = simulation.run()
+    except Violation as violation:
+        told |= {"passed": False, "invariant": violation.invariant, "text": str(violation)}
+    except Exception as fault:  # whatever it is, the seed that leads to it must be told
+        told |= {"passed": False, "invariant": "no exception", "text": f"{type(fault).__name__}: {fault}"}
+    else:
+        told |= {"passed": True, **asdict(outcome)}
+        history = outcome.history
+        del told["history"]
+        told["calls"] = len(history)
+        if with_history:
+            told["history"] = [_call(call) for call in history]
+    told["trace"] = simulation.world.trace
+    told["virtual_us"] = simulation.world.now_us
+    if with_tale or not told["passed"]:
+        told["tale"] = [[round(at / SECOND_US, 6), text] for at, text in simulation.world.tale]
+    return told
+
+
+def _call(call: Call) -> list[object]:
+    """In the order of the fields; bytes as text, since all keys and values here are."""
+    return [value.decode() if isinstance(value, bytes) else value for value in asdict(call).values()]
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m drillyard.emulator.simulation")
+    parser.add_argument("--seeds", type=seeds_of, required=True, metavar="A..B")
+    parser.add_argument("--history", action="store_true", help="what the clients saw")
+    parser.add_argument("--tale", action="store_true", help="what happened, for a person to read")
+    given = parser.parse_args(arguments)
+    is_sound = True
+    for seed in given.seeds:
+        told = run(seed, with_history=given.history, with_tale=given.tale)
+        is_sound &= told["passed"]
+        try:
+            print(json.dumps(told, separators=(",", ":")), flush=True)
+        except BrokenPipeError:  # nobody wants to know any more
+            return 1
+    return 0 if is_sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
