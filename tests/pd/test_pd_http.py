@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fake_stores import FakeStores, PdClient, until
+from fake_stores import PdClient
 from pd_processes import PdProcesses
 
 V1 = "/pd/api/v1"
@@ -209,47 +208,6 @@ def shape_of(value: Any, like: Any) -> Any:
         shapes = [shape_of(each, wanted) for each in value]
         return shapes[:1] if all(each == shapes[0] for each in shapes) else shapes
     return float if like is float and isinstance(value, int) else type(value)
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PdProcesses]:
-    """Three members before anything was bootstrapped."""
-    servers = PdProcesses(tmp_path_factory.mktemp("fresh"))
-    servers.start()
-    try:
-        servers.wait_for_leader()
-        yield servers
-    finally:
-        servers.close()
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PdProcesses]:
-    """Three members, three stores, one region with three voters."""
-    servers = PdProcesses(tmp_path_factory.mktemp("whole"))
-    servers.start()
-
-    async def fill() -> None:
-        stores = FakeStores(servers.client_ports, [f"127.0.0.1:3{place}160" for place in range(3)])
-        try:
-            await stores.pd.find_leader()
-            await stores.join()
-            stores.start()
-            await until(stores.has_three_voters, "three voters")
-            await until(
-                lambda: servers.ask(0, f"{V1}/cluster/status")["is_initialized"], "the last heartbeat has arrived"
-            )
-            # A store that started in this second has no uptime yet.
-            await until(lambda: "uptime" in servers.ask(0, f"{V1}/store/3")["status"], "an uptime")
-        finally:
-            await stores.close()
-
-    try:
-        servers.wait_for_leader()
-        asyncio.run(fill())
-        yield servers
-    finally:
-        servers.close()
 
 
 def one_of_each(servers: PdProcesses) -> tuple[int, int]:

@@ -33,6 +33,9 @@ class Log:
         self._zone = ""
         self.lost = 0
 
+    def set_level(self, level: str) -> None:
+        self._threshold = LEVELS[level]
+
     def debug(self, message: str, **fields: object) -> None:
         if self._threshold <= LEVELS["debug"]:
             self._write("DEBUG", message, fields)

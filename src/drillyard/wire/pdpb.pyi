@@ -197,6 +197,20 @@ class GetClusterConfigResponse(_message.Message):
     cluster: _metapb_pb2.Cluster
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping[str, _Any]]] = ..., cluster: _Optional[_Union[_metapb_pb2.Cluster, _Mapping[str, _Any]]] = ...) -> None: ...
 
+class GetMinTSRequest(_message.Message):
+    __slots__ = ("header",)
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    header: RequestHeader
+    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class GetMinTSResponse(_message.Message):
+    __slots__ = ("header", "timestamp")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    header: ResponseHeader
+    timestamp: Timestamp
+    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping[str, _Any]]] = ..., timestamp: _Optional[_Union[Timestamp, _Mapping[str, _Any]]] = ...) -> None: ...
+
 class GetClusterInfoRequest(_message.Message):
     __slots__ = ("header",)
     HEADER_FIELD_NUMBER: _ClassVar[int]

@@ -74,6 +74,12 @@ class PD:
         pdpb.GetClusterInfoResponse,
         Kind.UNARY,
     )
+    GetMinTS: Final = Method(
+        "/pdpb.PD/GetMinTS",
+        pdpb.GetMinTSRequest,
+        pdpb.GetMinTSResponse,
+        Kind.UNARY,
+    )
     Tso: Final = Method(
         "/pdpb.PD/Tso",
         pdpb.TsoRequest,

@@ -249,7 +249,7 @@ class Cluster:
         """
         collector = drillpb.PdServiceSafePoint(service_id=GC_WORKER, expires_s=FOREVER_S)
         self.service_safe_points.setdefault(GC_WORKER, collector)
-        for service in [each for each in self.service_safe_points.values() if each.expires_s <= wanted.now_s]:
+        for service in [each for each in self.service_safe_points.values() if each.expires_s < wanted.now_s]:
             del self.service_safe_points[service.service_id]
         if wanted.expires_s <= wanted.now_s:
             self.service_safe_points.pop(wanted.service_id, None)

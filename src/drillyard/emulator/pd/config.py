@@ -50,6 +50,7 @@ class Settings:
 
     def __init__(self, options: Options, changed: Callable[[], Mapping[str, str]]) -> None:
         self.options = options
+        self.log_level = options.log_level  # of this member alone
         self._changed = changed
         self._first = Placing(max_replicas=options.max_replicas, max_store_down_time=options.max_store_down_ns)
         self._seen: tuple[tuple[str, str], ...] = ()
@@ -215,12 +216,12 @@ _CONTROLLER: Json = {
 }
 
 
-def _log_section(options: Options) -> Json:
+def _log_section(settings: Settings) -> Json:
     return {
-        "level": options.log_level,
+        "level": settings.log_level,
         "format": "text",
         "disable-timestamp": False,
-        "file": {"filename": options.log_file, "max-size": 0, "max-days": 0, "max-backups": 0},
+        "file": {"filename": settings.options.log_file, "max-size": 0, "max-days": 0, "max-backups": 0},
         "development": False,
         "disable-caller": False,
         "disable-stacktrace": False,
@@ -247,7 +248,7 @@ def document(settings: Settings, cluster: Cluster) -> Json:
         "initial-cluster-token": options.initial_cluster_token,
         "join": options.join,
         "lease": options.lease_s,
-        "log": _log_section(options),
+        "log": _log_section(settings),
         "max-concurrent-tso-proxy-streamings": 5000,
         "tso-proxy-recv-from-client-timeout": "1h0m0s",
         "tso-save-interval": "3s",

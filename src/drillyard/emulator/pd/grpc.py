@@ -44,6 +44,7 @@ class PdService:
         return {
             PD.GetMembers: self.get_members,
             PD.GetClusterInfo: self.get_cluster_info,
+            PD.GetMinTS: self.get_min_ts,
             PD.Tso: self.tso,
             PD.Bootstrap: self.bootstrap,
             PD.IsBootstrapped: self.is_bootstrapped,
@@ -103,6 +104,12 @@ class PdService:
                 ) from error
             timestamp = pdpb.Timestamp(physical=stamp.physical, logical=stamp.logical)
             await stream.send(pdpb.TsoResponse(header=self._header(), count=request.count, timestamp=timestamp))
+
+    async def get_min_ts(self, request: pdpb.GetMinTSRequest) -> pdpb.GetMinTSResponse:
+        """No timestamp before this one will be granted. There is one source of them here: itself is the lowest."""
+        stamp = await self._settle(self._lead(request).timestamp(1))
+        timestamp = pdpb.Timestamp(physical=stamp.physical, logical=stamp.logical)
+        return pdpb.GetMinTSResponse(header=self._header(), timestamp=timestamp)
 
     async def alloc_id(self, request: pdpb.AllocIDRequest) -> pdpb.AllocIDResponse:
         ids = await self._settle(self._lead(request).ids(1))

@@ -18,11 +18,13 @@ from drillyard.emulator.http import HttpRequest, HttpResponse, Router, error_res
 from drillyard.emulator.metrics import CONTENT_TYPE, Registry
 from drillyard.emulator.pd.forward import Unanswered, ask
 from drillyard.emulator.pd.member import PdMember, split_url
+from drillyard.emulator.pd.routes.administration import AdminRoutes
 from drillyard.emulator.pd.routes.answers import Answer, ClusterHandler, Handler, Refused, Room, Route, answer_json
 from drillyard.emulator.pd.routes.configuration import ConfigRoutes
 from drillyard.emulator.pd.routes.members import MemberRoutes
 from drillyard.emulator.pd.routes.operators import OperatorRoutes
 from drillyard.emulator.pd.routes.regions import RegionRoutes
+from drillyard.emulator.pd.routes.rules import RuleRoutes
 from drillyard.emulator.pd.routes.safe_points import SafePointRoutes
 from drillyard.emulator.pd.routes.stores import StoreRoutes
 
@@ -56,6 +58,8 @@ class PdHttp:
             RegionRoutes(member),
             OperatorRoutes(member),
             SafePointRoutes(member),
+            RuleRoutes(member),
+            AdminRoutes(member),
         )
 
     def router(self, hosts: tuple[str, ...]) -> Router:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from drillyard.emulator.pd.consensus import Consensus, Undetermined
 from drillyard.emulator.pd.coordinator import Candidate
-from drillyard.emulator.pd.leadership import Leadership, Means, begin
+from drillyard.emulator.pd.leadership import Clock, Leadership, Means, begin
 from drillyard.emulator.pd.membership import REMOVED, Roll, heir, join_mistake, removal_mistake
 from drillyard.emulator.raft.types import Change, ChangeKind, ProposalDropped
 from drillyard.wire import drillpb, pdpb
@@ -81,6 +81,16 @@ class PdMember:
             if task is not None:
                 task.cancel()
         self.consensus.close()
+
+    @property
+    def clock(self) -> Clock:
+        return self._means.clock
+
+    def set_log_level(self, level: str) -> None:
+        """Of this member, from now on and until it ends."""
+        self.settings.log_level = level
+        self._log.set_level(level)
+        self._log.warn("log level changed", level=level)
 
     # ---- who is who ----
 

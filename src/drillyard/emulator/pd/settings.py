@@ -18,6 +18,7 @@ from typing import Any
 Json = Any
 SECOND_NS = 10**9
 MAX_REPLICAS = 7
+LEGAL_LEVELS = ("fatal", "error", "warn", "warning", "debug", "info")  # of the log
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
 _UNITS_NS = {
     "ns": 1,

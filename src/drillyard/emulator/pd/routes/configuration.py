@@ -1,20 +1,36 @@
 """PD's configuration and the cluster as a whole over HTTP.
 
-Rules: what is shown is what PD acts on; a setting that is not acted on is refused when somebody changes it.
+Rules: a change of a setting that the emulator acts on goes into the replicated state; the log level is the member's
+own. What else the document shows cannot be changed, and is refused by name: pretending would mislead an operator.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from drillyard.emulator.http import HttpRequest, HttpResponse
 from drillyard.emulator.pd import config, views
 from drillyard.emulator.pd.cluster import Cluster
-from drillyard.emulator.pd.routes.answers import V1, Room, Route, answer_json
-from drillyard.emulator.pd.settings import full_name, mistake_of
+from drillyard.emulator.pd.routes.answers import (
+    V1,
+    Refused,
+    Room,
+    Route,
+    answer_json,
+    bad_input,
+    go_json_error,
+    go_kind,
+    read_object,
+)
+from drillyard.emulator.pd.settings import LEGAL_LEVELS, full_name, mistake_of
+from drillyard.emulator.pd.stores import parse_version
 from drillyard.emulator.pd.views import Json
 from drillyard.wire import drillpb, metapb
+
+SECTIONS = ("schedule", "replication", "pd-server", "replication-mode", "log", "keyspace", "micro-service")
+MAJORITY: Json = {"mode": "majority", "dr-auto-sync": {"label_key": "", "state": "", "acid_consistent": False}}
 
 
 class ConfigRoutes(Room):
@@ -29,10 +45,13 @@ class ConfigRoutes(Room):
             Route("GET", f"{V1}/config/label-property", lambda request: answer_json({})),
             Route("GET", f"{V1}/config/cluster-version", self._get_cluster_version),
             Route("GET", f"{V1}/config/replication-mode", lambda request: answer_json(config.REPLICATION_MODE)),
-            *(
-                Route("POST", f"{V1}/{path}", self._set_config)
-                for path in ("config", "config/schedule", "config/replicate")
-            ),
+            Route("GET", f"{V1}/replication_mode/status", cluster_handler=lambda request, lead: answer_json(MAJORITY)),
+            Route("POST", f"{V1}/config", self._set_config),
+            Route("POST", f"{V1}/config/schedule", lambda request: self._set_section(request, "schedule")),
+            Route("POST", f"{V1}/config/replicate", lambda request: self._set_section(request, "replication")),
+            Route("POST", f"{V1}/config/cluster-version", self._set_cluster_version),
+            Route("POST", f"{V1}/config/replication-mode", self._set_replication_mode),
+            Route("POST", f"{V1}/config/label-property", self._set_label_property),
         )
 
     def _get_schedule(self, request: HttpRequest) -> HttpResponse:
@@ -67,21 +86,112 @@ class ConfigRoutes(Room):
     def _get_config(self, request: HttpRequest) -> HttpResponse:
         return answer_json(config.document(self._member.settings, self._cluster))
 
+    # ---- changes ----
+
     async def _set_config(self, request: HttpRequest) -> HttpResponse:
-        try:
-            wanted = json.loads(request.body)
-        except ValueError as error:
-            return answer_json(f"invalid character in the body: {error}", 400)
-        if not isinstance(wanted, dict):
-            return answer_json("a JSON object of settings is wanted", 400)
-        named: dict[str, str] = {}
+        """Any settings at once. All are checked before the first is changed, so that a mistake changes nothing."""
+        wanted = _object(request)
+        if request.first("ttlSecond"):
+            return answer_json("settings for a while only (ttlSecond) are not supported by the emulator", 400)
         for key, value in wanted.items():
-            name = full_name(key)
-            if name is None:
-                return answer_json(f"config item {key} not found", 400)
-            if mistake := mistake_of(name, value):
-                return answer_json(f"config item {key} cannot be {json.dumps(value)}: {mistake}", 400)
-            named[name] = json.dumps(value)
-        for name, text in named.items():
-            await self._settle(drillpb.PdCommand(setting=drillpb.PdSetting(key=name, value=text)))
+            if mistake := self._mistake_of(key, value):
+                return answer_json(mistake, 400)
+        for key, value in wanted.items():
+            await self._change(key, value)
         return answer_json("The config is updated.")
+
+    async def _set_section(self, request: HttpRequest, section: str) -> HttpResponse:
+        """Some settings of one section. What is no setting at all is passed over, as PD does."""
+        wanted = _object(request)
+        shown = config.schedule(self._member.settings, self._cluster) if section == "schedule" else {}
+        shown = shown or config.replication(self._member.settings)
+        named = {f"{section}.{key}": value for key, value in wanted.items() if key in shown}
+        for key, value in named.items():
+            if mistake := self._mistake_of(key, value):
+                return bad_input(mistake)
+        for key, value in named.items():
+            await self._change(key, value)
+        return answer_json("The config is updated.")
+
+    def _mistake_of(self, key: str, value: Json) -> str:
+        """What is wrong with a change; nothing if it can be carried out."""
+        if key == "cluster-version":
+            return _version_mistake(value)
+        if key == "log.level":
+            return _level_mistake(value)
+        if (name := full_name(key)) is not None:
+            mistake = mistake_of(name, value)
+            return f"config item {key} cannot be {json.dumps(value)}: {mistake}" if mistake else ""
+        section = key.partition(".")[0]
+        document = config.document(self._member.settings, self._cluster)
+        if "." in key and section not in SECTIONS:
+            return f"config prefix {section} not found"
+        if section == "log" and "." in key:
+            return "only support changing log level"
+        sections = [section] if "." in key else SECTIONS
+        item = key.rpartition(".")[2]
+        shown = next((each for each in sections if item in (document.get(each) or {})), "")
+        if not shown:
+            return f"config item {item} not found"
+        if document[shown][item] == value:
+            return ""  # as it is: nothing to be done
+        return f"config item {shown}.{item} cannot be changed in the emulator: it would have no effect"
+
+    async def _change(self, key: str, value: Json) -> None:
+        if key == "cluster-version":
+            await self._settle(drillpb.PdCommand(cluster_version=value.removeprefix("v")))
+        elif key == "log.level":
+            self._member.set_log_level(value)
+        elif (name := full_name(key)) is not None:
+            setting = drillpb.PdSetting(key=name, value=json.dumps(value))
+            await self._settle(drillpb.PdCommand(setting=setting))
+
+    async def _set_cluster_version(self, request: HttpRequest) -> HttpResponse:
+        version = read_object(request).get("cluster-version")
+        if version is None:
+            return bad_input("not set cluster-version")
+        if mistake := _version_mistake(version):
+            shaped = answer_json({"code": "internal", "msg": mistake, "data": {}}, 500)
+            return replace(shaped, headers=(("TiDB-Error-Code", "internal"),))
+        await self._change("cluster-version", version)
+        return answer_json("The cluster version is updated.")
+
+    def _set_replication_mode(self, request: HttpRequest) -> HttpResponse:
+        mode = read_object(request).get("replication-mode", "majority")
+        if mode == "majority":
+            return answer_json("The replication mode config is updated.")
+        if isinstance(mode, str) and mode.replace("_", "-").lower() == "dr-auto-sync":
+            return answer_json("the emulator has no replication mode but majority", 400)
+        return answer_json(f"invalid replication mode: {mode}", 500)
+
+    def _set_label_property(self, request: HttpRequest) -> HttpResponse:
+        action = read_object(request).get("action", "")
+        if action in ("set", "delete"):
+            return answer_json("label properties cannot be changed in the emulator: they would have no effect", 400)
+        return answer_json(f"unknown action {action}", 500)
+
+
+def _object(request: HttpRequest) -> dict[str, Json]:
+    """The settings in a body. PD answers a mistake in it as plain JSON text here, not as coded input."""
+    try:
+        wanted = json.loads(request.body)
+    except ValueError as error:
+        raise Refused(answer_json(go_json_error(request.body, error), 400)) from error
+    if not isinstance(wanted, dict):
+        kind = go_kind(wanted)
+        raise Refused(
+            answer_json(f"json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}", 400)
+        )
+    return wanted
+
+
+def _version_mistake(value: Json) -> str:
+    if not isinstance(value, str):
+        return f"input value {json.dumps(value)} is illegal"
+    return "" if value and parse_version(value) is not None else f"{value} is not in dotted-tri format"
+
+
+def _level_mistake(value: Json) -> str:
+    if not isinstance(value, str):
+        return f"input value {json.dumps(value)} is illegal"
+    return "" if value.lower() in LEGAL_LEVELS else f"log level {value} is illegal"
