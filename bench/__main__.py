@@ -11,20 +11,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from bench import containers, figures, ruler, service
+from bench import soak as soaking
 from bench.deployment import COMMAND, Bench, BenchFailed, reported_s, temporary
 from bench.figures import Results
 from drillyard.clients.calls import CallFailed
 
 IDLE_S = 5.0  # from ready until memory is read
 BENCHES = ("help", "start", "memory", "failover", "throughput", "reset")
-ON_REQUEST = ("ruler", "compose")  # takes a minute a run; needs Docker and the images of scripts/build-images
+ON_REQUEST = ("ruler", "compose", "soak")  # a minute a run; Docker and scripts/build-images; `--minutes`, alone
 
 
 def main() -> int:
     options = _options()
     chosen = options.bench or list(BENCHES)
+    if "soak" in chosen:
+        return _soak(options)
     results = Results()
     try:
         for run in range(1, options.runs + 1):
@@ -40,13 +44,29 @@ def main() -> int:
         _say(f"failed: {failure}")
         return 1
     print(results.table())
-    document = {"machine": _machine(), "results": list(results.rows())}
-    if options.json is None:
+    _write({"machine": _machine(), "results": list(results.rows())}, options.json)
+    return 0
+
+
+def _soak(options: argparse.Namespace) -> int:
+    try:
+        with temporary() as bench:
+            bench.up()
+            document = soaking.soak(bench, options.minutes, options.rate)
+    except (BenchFailed, CallFailed, subprocess.TimeoutExpired) as failure:
+        _say(f"failed: {failure}")
+        return 1
+    print(soaking.table(document))
+    _write({"machine": _machine(), "soak": document}, options.json)
+    return 0
+
+
+def _write(document: dict[str, Any], file: Path | None) -> None:
+    if file is None:
         print(json.dumps(document))
     else:
-        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        _say(f"wrote {options.json}")
-    return 0
+        file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        _say(f"wrote {file}")
 
 
 def _options() -> argparse.Namespace:
@@ -63,6 +83,8 @@ def _options() -> argparse.Namespace:
         help=f"which of: {', '.join(BENCHES)} (all of these); and on request {', '.join(ON_REQUEST)}",
     )
     parser.add_argument("--runs", type=_count, default=5, metavar="N", help="how many runs (5)")
+    parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="how long a soak loads (60)")
+    parser.add_argument("--rate", type=_count, default=200, metavar="N", help="calls a second of a soak (200)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON document there, not to stdout")
     return parser.parse_args()
 
