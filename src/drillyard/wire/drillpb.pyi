@@ -439,9 +439,11 @@ class Mutation(_message.Message):
         PUT: _ClassVar[Mutation.Kind]
         DELETE: _ClassVar[Mutation.Kind]
         DELETE_RANGE: _ClassVar[Mutation.Kind]
+        EXPIRE: _ClassVar[Mutation.Kind]
     PUT: Mutation.Kind
     DELETE: Mutation.Kind
     DELETE_RANGE: Mutation.Kind
+    EXPIRE: Mutation.Kind
     KEY_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -453,16 +455,20 @@ class Mutation(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., kind: _Optional[_Union[Mutation.Kind, str]] = ..., family: _Optional[int] = ...) -> None: ...
 
 class CompareAndSwap(_message.Message):
-    __slots__ = ("key", "expected", "value", "family")
+    __slots__ = ("key", "expected", "value", "family", "now_s", "expires_s")
     KEY_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
+    NOW_S_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_S_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     expected: bytes
     value: bytes
     family: int
-    def __init__(self, key: _Optional[bytes] = ..., expected: _Optional[bytes] = ..., value: _Optional[bytes] = ..., family: _Optional[int] = ...) -> None: ...
+    now_s: int
+    expires_s: int
+    def __init__(self, key: _Optional[bytes] = ..., expected: _Optional[bytes] = ..., value: _Optional[bytes] = ..., family: _Optional[int] = ..., now_s: _Optional[int] = ..., expires_s: _Optional[int] = ...) -> None: ...
 
 class PeerChange(_message.Message):
     __slots__ = ("kind", "peer")
@@ -552,12 +558,14 @@ class Command(_message.Message):
     def __init__(self, version: _Optional[int] = ..., conf_ver: _Optional[int] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping[str, _Any]]]] = ..., swap: _Optional[_Union[CompareAndSwap, _Mapping[str, _Any]]] = ..., change: _Optional[_Union[ChangePeers, _Mapping[str, _Any]]] = ..., compact_to: _Optional[int] = ..., split: _Optional[_Union[Split, _Mapping[str, _Any]]] = ..., transaction: _Optional[_Union[Transaction, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class StoreIdentity(_message.Message):
-    __slots__ = ("cluster_id", "store_id")
+    __slots__ = ("cluster_id", "store_id", "has_ttl")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    HAS_TTL_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     store_id: int
-    def __init__(self, cluster_id: _Optional[int] = ..., store_id: _Optional[int] = ...) -> None: ...
+    has_ttl: bool
+    def __init__(self, cluster_id: _Optional[int] = ..., store_id: _Optional[int] = ..., has_ttl: _Optional[bool] = ...) -> None: ...
 
 class ReplicaRecord(_message.Message):
     __slots__ = ("state", "peer_id", "region")

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from drillyard.emulator.raft.types import ChangeKind
+from drillyard.emulator.store import expiry
 from drillyard.emulator.store.errors import EpochNotMatch, KeyNotInRegion, RegionError
 from drillyard.emulator.store.region import Part, Peer, PeerChange, PeerRole, Region
 from drillyard.emulator.store.state import Family, Span, State
@@ -28,6 +29,7 @@ ROLES = {
 PUT = drillpb.Mutation.Kind.PUT
 DELETE = drillpb.Mutation.Kind.DELETE
 DELETE_RANGE = drillpb.Mutation.Kind.DELETE_RANGE
+EXPIRE = drillpb.Mutation.Kind.EXPIRE
 
 MEASURE_BYTES = 1 << 20
 
@@ -53,10 +55,30 @@ class DeleteRange:
 
 
 @dataclass(frozen=True, slots=True)
+class Expire:
+    """Deletes the key if its value expired by then: it may have been written anew since somebody saw that."""
+
+    key: bytes
+    now_s: int
+    family: Family = Family.DEFAULT
+
+
+Mutation = Put | Delete | DeleteRange | Expire
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
     """All of it or nothing, in this order."""
 
-    mutations: tuple[Put | Delete | DeleteRange, ...]
+    mutations: tuple[Mutation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """Where values carry their expiry: what time it is for the command, and when what it writes expires."""
+
+    now_s: int
+    expires_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +87,7 @@ class CompareAndSwap:
     expected: bytes | None  # None: the key must not exist
     value: bytes
     family: Family = Family.DEFAULT
+    lifetime: Lifetime | None = None  # None: values are bare
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +159,8 @@ def encode_write(command: Proposal, region: Region) -> bytes:
     if isinstance(command, CompareAndSwap):
         record.swap.key, record.swap.value = command.key, command.value
         record.swap.family = command.family
+        if command.lifetime is not None:
+            record.swap.now_s, record.swap.expires_s = command.lifetime.now_s, command.lifetime.expires_s
         if command.expected is not None:
             record.swap.expected = command.expected
         return record.SerializeToString()
@@ -144,6 +169,9 @@ def encode_write(command: Proposal, region: Region) -> bytes:
             record.mutations.add(key=mutation.key, value=mutation.value, family=mutation.family)
         elif isinstance(mutation, Delete):
             record.mutations.add(key=mutation.key, kind=DELETE, family=mutation.family)
+        elif isinstance(mutation, Expire):
+            now = expiry.pack_time(mutation.now_s)
+            record.mutations.add(key=mutation.key, value=now, kind=EXPIRE, family=mutation.family)
         else:
             record.mutations.add(key=mutation.start, value=mutation.end, kind=DELETE_RANGE, family=mutation.family)
     return record.SerializeToString()
@@ -200,9 +228,27 @@ def apply_write(record: drillpb.Command, region: Region, state: State, growth: G
         elif mutation.kind == DELETE:
             state.delete(mutation.key, Family(mutation.family))
             growth.count(mutation.key, None)
+        elif mutation.kind == EXPIRE:
+            _expire(mutation, state, growth)
         else:
             _delete_range(mutation, region, state, growth)
     return Written()
+
+
+def _expire(mutation: drillpb.Mutation, state: State, growth: Growth) -> None:
+    family = Family(mutation.family)
+    packed = state.get(mutation.key, family)
+    if packed is not None and _living(packed, expiry.unpack_time(mutation.value)) is None:
+        state.delete(mutation.key, family)
+        growth.count(mutation.key, None)
+
+
+def _living(packed: bytes | None, now_s: int) -> bytes | None:
+    """What carries no expiry was written by a store that was not told to: it stays, rather than end every replica."""
+    try:
+        return expiry.living(packed, now_s)
+    except ValueError:
+        return packed
 
 
 def _delete_range(mutation: drillpb.Mutation, region: Region, state: State, growth: Growth) -> None:
@@ -216,10 +262,12 @@ def _swap(swap: drillpb.CompareAndSwap, region: Region, state: State, growth: Gr
     if not region.has_key(swap.key):
         return KeyNotInRegion(swap.key, region)
     family = Family(swap.family)
-    previous = state.get(swap.key, family)
+    previous, value = state.get(swap.key, family), swap.value
+    if swap.HasField("now_s"):
+        previous, value = _living(previous, swap.now_s), expiry.pack(value, swap.expires_s)
     expected = swap.expected if swap.HasField("expected") else None
     if previous != expected:
         return Swapped(False, previous)
-    state.put(swap.key, swap.value, family)
-    growth.count(swap.key, swap.value)
+    state.put(swap.key, value, family)
+    growth.count(swap.key, value)
     return Swapped(True, previous)

@@ -5,24 +5,30 @@ Rules:
   range is cut off at the region's ends, a single key outside is refused.
 - A write is answered when it has been applied after being committed on a quorum; a read when the leader's place was
   confirmed after the read arrived.
-- Keys are at most 8 KiB, and a command at most what one log entry may hold. Time-to-live is not enabled. A client may
-  name the column family `lock` or `write` instead of `default`, as it may of a TiKV; transactions keep their records
-  there.
+- Keys are at most 8 KiB, and a command at most what one log entry may hold. A client may name the column family `lock`
+  or `write` instead of `default`, as it may of a TiKV; transactions keep their records there.
+- With `storage.enable-ttl` every value carries its expiry, and what has expired is nowhere shown, deleted or not. What
+  time it is is asked once for each request. Without it a time to live is refused.
+- What is refused is told in TiKV's words, in the field in which TiKV tells it.
 - A long scan reads a view in slices, and the loop runs between two slices.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from drillyard.emulator.storage import StorageFailed, View
+from drillyard.emulator.store import expiry
+from drillyard.emulator.store.checksum import Crc64
 from drillyard.emulator.store.commands import (
     CompareAndSwap,
     Delete,
     DeleteRange,
+    Lifetime,
     Put,
     Swapped,
     Write,
@@ -42,6 +48,7 @@ MAX_KEY_BYTES = 8 << 10
 FIRST_SLICE_PAIRS = 16
 SLICE_PAIRS = 256
 SLICE_BYTES = 1 << 20
+CHECKSUM_SLICE_BYTES = 32 << 10
 MAX_ANSWER_BYTES = 48 << 20  # of keys and values: a message, overhead included, holds 64 MiB
 
 Value = TypeVar("Value")
@@ -49,7 +56,14 @@ Pairs = list[tuple[bytes, bytes]]
 
 
 class Refused(Exception):
-    """The request itself cannot be served, wherever it is sent: what the answer's `error` says."""
+    """The request itself cannot be served, wherever it is sent: what the answer's `error` says.
+
+    Answers that hold pairs have no such field; the error is told instead of a pair, in the form that Rust shows.
+    """
+
+    def __init__(self, text: str, shown: str = "") -> None:
+        super().__init__(text)
+        self.shown = f"Error({shown})" if shown else f'Error(Other("{text}"))'
 
 
 class Rejected(Exception):
@@ -67,6 +81,15 @@ class _HasErrors(Protocol):
 
     @property
     def region_error(self) -> errorpb.Error: ...
+
+
+class _Placed(Protocol):
+    """What every request has that names a column family."""
+
+    @property
+    def context(self) -> kvrpcpb.Context: ...
+    @property
+    def cf(self) -> str: ...
 
 
 class _RefusalsIn:
@@ -100,12 +123,28 @@ class _Scan:
     reverse: bool
     key_only: bool
     family: Family
+    now_s: int
+
+
+class _Checksum:
+    """Of the pairs so far; their order does not matter."""
+
+    def __init__(self) -> None:
+        self.value = self.pairs = self.size = 0
+
+    def add(self, crc: int, size: int) -> None:
+        self.value ^= crc
+        self.pairs += 1
+        self.size += size
 
 
 class RawKv:
-    def __init__(self, engine: Engine, traffic: Traffic) -> None:
+    """`clock` gives the Unix second and makes values carry their expiry; without it they are bare."""
+
+    def __init__(self, engine: Engine, traffic: Traffic, clock: Callable[[], int] | None = None) -> None:
         self._engine = engine
         self._traffic = traffic
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
 
     # ---- reading ----
@@ -113,7 +152,7 @@ class RawKv:
     async def get(self, request: kvrpcpb.RawGetRequest) -> kvrpcpb.RawGetResponse:
         answer = kvrpcpb.RawGetResponse()
         with _RefusalsIn(answer):
-            family = check_request(request.context, request.cf)
+            family = self._admit(request, "raw_get")
             value = await self._read(request.context, lambda region: self._get(region, request.key, family))
             answer.not_found = value is None
             answer.value = value or b""
@@ -122,13 +161,13 @@ class RawKv:
     async def batch_get(self, request: kvrpcpb.RawBatchGetRequest) -> kvrpcpb.RawBatchGetResponse:
         answer = kvrpcpb.RawBatchGetResponse()
         try:
-            family = check_request(request.context, request.cf)
+            family = self._admit(request, "raw_batch_get")
             async with _Viewing(self, request.context) as (region, view):
-                size = 0
+                size, now_s = 0, self._now_s()
                 for number, key in enumerate(request.keys):
                     if not region.has_key(key):
                         raise Rejected(pack_error(KeyNotInRegion(key, region)))
-                    value = view.get(data_place(key, family))
+                    value = self._living(view.get(data_place(key, family)), now_s)
                     if value is not None:
                         size += len(key) + len(value)
                         check_answer(size)
@@ -141,17 +180,17 @@ class RawKv:
             answer.region_error.CopyFrom(rejected.error)
         except Refused as refused:
             del answer.pairs[:]
-            answer.pairs.add().error.abort = str(refused)
+            answer.pairs.add().error.abort = refused.shown
         return answer
 
     async def scan(self, request: kvrpcpb.RawScanRequest) -> kvrpcpb.RawScanResponse:
         answer = kvrpcpb.RawScanResponse()
         try:
-            family = check_request(request.context, request.cf)
+            family = self._admit(request, "raw_scan")
             start, end = request.start_key, request.end_key
             if request.reverse:  # the request's start is where the scan begins: the upper end, itself not included
                 start, end = end, start
-            wanted = _Scan(start, end, request.limit, request.reverse, request.key_only, family)
+            wanted = _Scan(start, end, request.limit, request.reverse, request.key_only, family, self._now_s())
             async with _Viewing(self, request.context) as (region, view):
                 if not request.reverse and not region.has_key(start):
                     raise Rejected(pack_error(KeyNotInRegion(start, region)))
@@ -160,20 +199,18 @@ class RawKv:
         except Rejected as rejected:
             answer.region_error.CopyFrom(rejected.error)
         except Refused as refused:
-            answer.kvs.add().error.abort = str(refused)
+            answer.kvs.add().error.abort = refused.shown
         return answer
 
     async def batch_scan(self, request: kvrpcpb.RawBatchScanRequest) -> kvrpcpb.RawBatchScanResponse:
         answer = kvrpcpb.RawBatchScanResponse()
         try:
-            family = check_request(request.context, request.cf)
+            family = self._admit(request, "raw_batch_scan")
+            ranges = ranges_of(request)
             async with _Viewing(self, request.context) as (region, view):
-                size = 0
-                for part in request.ranges:
-                    start, end = part.start_key, part.end_key
-                    if request.reverse:
-                        start, end = end, start
-                    wanted = _Scan(start, end, request.each_limit, request.reverse, request.key_only, family)
+                size, now_s = 0, self._now_s()
+                for start, end in ranges:
+                    wanted = _Scan(start, end, request.each_limit, request.reverse, request.key_only, family, now_s)
                     for key, value in await self._scan(view, region, wanted):
                         size += len(key) + len(value)
                         check_answer(size)
@@ -182,8 +219,56 @@ class RawKv:
             answer.region_error.CopyFrom(rejected.error)
         except Refused as refused:
             del answer.kvs[:]
-            answer.kvs.add().error.abort = str(refused)
+            answer.kvs.add().error.abort = refused.shown
         return answer
+
+    async def key_ttl(self, request: kvrpcpb.RawGetKeyTTLRequest) -> kvrpcpb.RawGetKeyTTLResponse:
+        answer = kvrpcpb.RawGetKeyTTLResponse()
+        with _RefusalsIn(answer):
+            family = self._admit(request, "raw_get_key_ttl")
+            if self._clock is None:
+                raise Refused("get ttl on non-ttl store")
+            packed = await self._read(request.context, lambda region: self._packed_at(region, request.key, family))
+            now_s = self._now_s()
+            answer.not_found = self._living(packed, now_s) is None
+            if packed is not None and not answer.not_found:
+                expires_s = expiry.unpack(packed).expires_s
+                answer.ttl = expires_s - now_s if expires_s else 0
+        return answer
+
+    async def checksum(self, request: kvrpcpb.RawChecksumRequest) -> kvrpcpb.RawChecksumResponse:
+        answer = kvrpcpb.RawChecksumResponse()
+        with _RefusalsIn(answer):
+            if request.algorithm != kvrpcpb.ChecksumAlgorithm.Crc64_Xor:
+                raise Refused(f"unknown checksum algorithm {request.algorithm}")
+            check_version(request.context, "raw_checksum", has_ttl=self._clock is not None)
+            async with _Viewing(self, request.context) as (region, view):
+                sum_ = _Checksum()
+                for part in request.ranges:
+                    if not region.has_key(part.start_key):
+                        raise Rejected(pack_error(KeyNotInRegion(part.start_key, region)))
+                    span = Span(*region.clip(part.start_key, part.end_key))
+                    if not span.end or span.start < span.end:
+                        await self._sum_up(view, span, sum_)
+            answer.checksum, answer.total_kvs, answer.total_bytes = sum_.value, sum_.pairs, sum_.size
+        return answer
+
+    async def _sum_up(self, view: View, span: Span, sum_: _Checksum) -> None:
+        now_s, until_pause = self._now_s(), CHECKSUM_SLICE_BYTES
+        for place, packed in view.walk(*data_range(span)):
+            value = self._living(packed, now_s)
+            if value is None:
+                continue
+            crc, data = Crc64(), key_at(place) + value
+            for start in range(0, len(data), CHECKSUM_SLICE_BYTES):
+                piece = data[start : start + CHECKSUM_SLICE_BYTES]
+                crc.update(piece)
+                until_pause -= len(piece)
+                if until_pause <= 0:
+                    until_pause = CHECKSUM_SLICE_BYTES
+                    await asyncio.sleep(0)
+            sum_.add(crc.value, len(data))
+            self._count_read(data, b"")
 
     async def _read(self, context: kvrpcpb.Context, take: Callable[[Region], Value]) -> Value:
         """What `take` gives at the moment at which the state may be read."""
@@ -198,7 +283,7 @@ class RawKv:
                 return
             try:
                 future.set_result(take(outcome.region))
-            except (Rejected, StorageFailed) as error:
+            except (Rejected, Refused, StorageFailed) as error:
                 future.set_exception(error)
 
         error = self._engine.read(ticket, context_of(context))
@@ -210,11 +295,37 @@ class RawKv:
         return await self._read(context, lambda region: (region, self._engine.storage.view()))
 
     def _get(self, region: Region, key: bytes, family: Family) -> bytes | None:
+        return self._living(self._packed_at(region, key, family), self._now_s())
+
+    def _packed_at(self, region: Region, key: bytes, family: Family) -> bytes | None:
         if not region.has_key(key):
             raise Rejected(pack_error(KeyNotInRegion(key, region)))
-        value = self._engine.storage.get(data_place(key, family))
-        self._count_read(key, value or b"")
-        return value
+        packed = self._engine.storage.get(data_place(key, family))
+        self._count_read(key, packed or b"")
+        return packed
+
+    def _admit(self, request: _Placed, command: str) -> Family:
+        check_version(request.context, command, has_ttl=self._clock is not None)
+        return family_of(request.cf)
+
+    def _now_s(self) -> int:
+        return 0 if self._clock is None else self._clock()
+
+    def _living(self, packed: bytes | None, now_s: int) -> bytes | None:
+        """The value as clients know it, unless it is not there or has expired."""
+        if self._clock is None:
+            return packed
+        try:
+            return expiry.living(packed, now_s)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+
+    def _packed(self, value: bytes, ttl_s: int) -> bytes:
+        return value if self._clock is None else expiry.pack(value, expiry.expiry_of(ttl_s, self._clock()))
+
+    def _check_ttl(self, *ttls: int) -> None:
+        if self._clock is None and any(ttls):
+            raise Refused("ttl is not enabled, but get put request with ttl", "TtlNotEnabled")
 
     async def _scan(self, view: View, region: Region, wanted: _Scan) -> Pairs:
         start, end = region.clip(wanted.start, wanted.end)
@@ -226,14 +337,17 @@ class RawKv:
         slice_pairs = FIRST_SLICE_PAIRS  # before it is known how large they are
         while len(found) < wanted.limit:
             asked = min(slice_pairs, wanted.limit - len(found))
-            pairs = view.scan(low, high, asked, reverse=wanted.reverse, keys_only=wanted.key_only)
+            is_bare = wanted.key_only and self._clock is None
+            pairs = view.scan(low, high, asked, reverse=wanted.reverse, keys_only=is_bare)
             size = 0
-            for place, value in pairs:
-                key = key_at(place)
-                found.append((key, value))
-                size += len(key) + len(value)
-                self._count_read(key, value)
-            total += size
+            for place, packed in pairs:
+                size += len(place) + len(packed)
+                value = self._living(packed, wanted.now_s)
+                if value is not None:
+                    key, value = key_at(place), b"" if wanted.key_only else value
+                    found.append((key, value))
+                    total += len(key) + len(value)
+                    self._count_read(key, value)
             check_answer(total)
             if len(pairs) < asked:
                 break
@@ -254,27 +368,31 @@ class RawKv:
     async def put(self, request: kvrpcpb.RawPutRequest) -> kvrpcpb.RawPutResponse:
         answer = kvrpcpb.RawPutResponse()
         with _RefusalsIn(answer):
-            family = check_request(request.context, request.cf)
-            check_ttl(request.ttl)
+            family = self._admit(request, "raw_put")
             check_keys(request.key)
-            await self._write(request.context, Write((Put(request.key, request.value, family),)))
+            self._check_ttl(request.ttl)
+            value = self._packed(request.value, request.ttl)
+            await self._write(request.context, Write((Put(request.key, value, family),)))
         return answer
 
     async def batch_put(self, request: kvrpcpb.RawBatchPutRequest) -> kvrpcpb.RawBatchPutResponse:
         answer = kvrpcpb.RawBatchPutResponse()
         with _RefusalsIn(answer):
-            family = check_request(request.context, request.cf)
-            check_ttl(request.ttl, *request.ttls)
+            family = self._admit(request, "raw_batch_put")
             check_keys(*(pair.key for pair in request.pairs))
-            await self._write(
-                request.context, Write(tuple(Put(pair.key, pair.value, family) for pair in request.pairs))
+            ttls = ttls_of(request)
+            self._check_ttl(*ttls)
+            puts = (
+                Put(pair.key, self._packed(pair.value, ttl_s), family)
+                for pair, ttl_s in zip(request.pairs, ttls, strict=True)
             )
+            await self._write(request.context, Write(tuple(puts)))
         return answer
 
     async def delete(self, request: kvrpcpb.RawDeleteRequest) -> kvrpcpb.RawDeleteResponse:
         answer = kvrpcpb.RawDeleteResponse()
         with _RefusalsIn(answer):
-            family = check_request(request.context, request.cf)
+            family = self._admit(request, "raw_delete")
             check_keys(request.key)
             await self._write(request.context, Write((Delete(request.key, family),)))
         return answer
@@ -282,7 +400,7 @@ class RawKv:
     async def batch_delete(self, request: kvrpcpb.RawBatchDeleteRequest) -> kvrpcpb.RawBatchDeleteResponse:
         answer = kvrpcpb.RawBatchDeleteResponse()
         with _RefusalsIn(answer):
-            family = check_request(request.context, request.cf)
+            family = self._admit(request, "raw_batch_delete")
             check_keys(*request.keys)
             await self._write(request.context, Write(tuple(Delete(key, family) for key in request.keys)))
         return answer
@@ -290,29 +408,31 @@ class RawKv:
     async def delete_range(self, request: kvrpcpb.RawDeleteRangeRequest) -> kvrpcpb.RawDeleteRangeResponse:
         answer = kvrpcpb.RawDeleteRangeResponse()
         with _RefusalsIn(answer):
-            family = check_request(request.context, request.cf)
+            family = self._admit(request, "raw_delete_range")
             check_keys(request.start_key, request.end_key)
-            if request.end_key and request.start_key > request.end_key:
-                raise Refused("the range to delete ends before it starts")
+            if request.end_key and request.start_key >= request.end_key:
+                raise Rejected(errorpb.Error(message=f"invalid delete range command, {_shown_range(request)}"))
             await self._write(request.context, Write((DeleteRange(request.start_key, request.end_key, family),)))
         return answer
 
     async def compare_and_swap(self, request: kvrpcpb.RawCASRequest) -> kvrpcpb.RawCASResponse:
         answer = kvrpcpb.RawCASResponse()
         with _RefusalsIn(answer):
-            family = check_request(request.context, request.cf)
-            check_ttl(request.ttl)
+            family = self._admit(request, "raw_compare_and_swap")
             check_keys(request.key)
+            self._check_ttl(request.ttl)
             expected = None if request.previous_not_exist else request.previous_value
-            outcome = await self._write(request.context, CompareAndSwap(request.key, expected, request.value, family))
+            lifetime = None
+            if self._clock is not None:
+                now_s = self._clock()
+                lifetime = Lifetime(now_s, expiry.expiry_of(request.ttl, now_s))
+            swap = CompareAndSwap(request.key, expected, request.value, family, lifetime)
+            outcome = await self._write(request.context, swap)
             assert isinstance(outcome, Swapped)
             answer.succeed = outcome.succeeded
             answer.previous_not_exist = outcome.previous is None
             answer.previous_value = outcome.previous or b""
         return answer
-
-    async def key_ttl(self, request: kvrpcpb.RawGetKeyTTLRequest) -> kvrpcpb.RawGetKeyTTLResponse:
-        return kvrpcpb.RawGetKeyTTLResponse(error=NO_TTL)
 
     async def _write(self, context: kvrpcpb.Context, command: Write | CompareAndSwap) -> Written | Swapped:
         future: asyncio.Future[Written | Swapped] = self._loop.create_future()
@@ -353,22 +473,53 @@ class _Viewing:
         self._view.close()
 
 
-NO_TTL = "ttl is not enabled on this store: nothing can be put with one, and no key has one"
-
-
 def context_of(context: kvrpcpb.Context) -> Context:
     peer = context.peer
     return Context(context.region_id, context.region_epoch.version, peer.id, peer.store_id, context.term)
 
 
-def check_request(context: kvrpcpb.Context, cf: str) -> Family:
-    if context.api_version != kvrpcpb.APIVersion.V1:
-        name = kvrpcpb.APIVersion.Name(context.api_version)
-        raise Refused(f"api version in the request, {name}, does not match that of the store, V1")
+def check_version(context: kvrpcpb.Context, command: str, *, has_ttl: bool) -> None:
+    """Requests are of API version 1, also where values carry their expiry. A number that is no version counts as 1."""
+    versions = kvrpcpb.APIVersion
+    if context.api_version not in (versions.V1TTL, versions.V2):
+        return
+    asked = "V2" if context.api_version == versions.V2 else "V1ttl"
+    ours = "V1ttl" if has_ttl else "V1"
+    raise Refused(
+        f"Api version in request does not match with TiKV storage, cmd: {command}, storage: {ours}, request: {asked}",
+        f"ApiVersionNotMatched {{ cmd: {command}, storage_api_version: {ours}, req_api_version: {asked} }}",
+    )
+
+
+def family_of(cf: str) -> Family:
     family = FAMILY_NAMES.get(cf)
     if family is None:
-        raise Refused(f"invalid cf name: {cf}")
+        raise Refused(f"invalid cf name: {cf}", f"InvalidCf({json.dumps(cf)})")
     return family
+
+
+def ranges_of(request: kvrpcpb.RawBatchScanRequest) -> list[tuple[bytes, bytes]]:
+    """From where to where, the lower end first. A range without an end ends where the next one begins."""
+    starts = [part.start_key for part in request.ranges]
+    ends = [part.end_key or following for part, following in zip(request.ranges, [*starts[1:], b""], strict=True)]
+    for start, end in zip(starts, ends, strict=True):
+        if end and (start <= end if request.reverse else start >= end):
+            raise Refused("Invalid KeyRanges")
+    return list(zip(ends, starts, strict=True) if request.reverse else zip(starts, ends, strict=True))
+
+
+def ttls_of(request: kvrpcpb.RawBatchPutRequest) -> list[int]:
+    """One for each pair. One for all of them may be given once, and none at all is none."""
+    ttls, count = list(request.ttls), len(request.pairs)
+    if len(ttls) <= 1:
+        return (ttls or [0]) * count
+    if len(ttls) != count:
+        raise Refused("The length of ttls does not equal to the length of pairs", "TtlLenNotEqualsToPairs")
+    return ttls
+
+
+def _shown_range(request: kvrpcpb.RawDeleteRangeRequest) -> str:
+    return f"start_key: {list(request.start_key)}, end_key: {list(request.end_key)}"
 
 
 def check_answer(size: int) -> None:
@@ -377,12 +528,10 @@ def check_answer(size: int) -> None:
         raise Refused(f"the answer would have more than {MAX_ANSWER_BYTES >> 20} MiB: ask for less at once")
 
 
-def check_ttl(*ttls: int) -> None:
-    if any(ttls):
-        raise Refused(NO_TTL)
-
-
 def check_keys(*keys: bytes) -> None:
     for key in keys:
         if len(key) > MAX_KEY_BYTES:
-            raise Refused(f"max key size exceeded: {len(key)} bytes, the limit is {MAX_KEY_BYTES}")
+            raise Refused(
+                f"max key size exceeded, size: {len(key)}, limit: {MAX_KEY_BYTES}",
+                f"KeyTooLarge {{ size: {len(key)}, limit: {MAX_KEY_BYTES} }}",
+            )

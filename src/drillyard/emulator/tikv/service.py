@@ -66,7 +66,6 @@ REFUSED: tuple[Method[Any, Any], ...] = (
     TIKV.KvDeleteRange,
     TIKV.Coprocessor,
     TIKV.RawCoprocessor,
-    TIKV.RawChecksum,
 )
 
 
@@ -102,6 +101,7 @@ class Service:
             TIKV.RawBatchScan: raw.batch_scan,
             TIKV.RawCompareAndSwap: raw.compare_and_swap,
             TIKV.RawGetKeyTTL: raw.key_ttl,
+            TIKV.RawChecksum: raw.checksum,
         }
         durations = metrics.histogram(
             "tikv_grpc_msg_duration_seconds", "How long the messages of clients took.", ("type", "priority")
