@@ -11,9 +11,12 @@ import pytest
 from tikv_cluster import Cluster
 from tikv_members import call, kind_of
 
-from drillyard.wire import kvrpcpb, metapb, tikvpb
-from drillyard.wire.services import TIKV
+from drillyard.emulator.store.checksum import Crc64
+from drillyard.wire import health, kvrpcpb, metapb, tikvpb
+from drillyard.wire.services import HEALTH, TIKV
 from tikv import RawClient
+
+NO_TTL = "ttl is not enabled, but get put request with ttl"
 
 
 @pytest.fixture
@@ -111,24 +114,32 @@ def test_a_follower_names_the_leader(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "method", "word"),
+    ("request_", "method", "text"),
     [
-        (kvrpcpb.RawPutRequest(key=b"k", ttl=5), TIKV.RawPut, "ttl"),
-        (kvrpcpb.RawCASRequest(key=b"k", ttl=5), TIKV.RawCompareAndSwap, "ttl"),
-        (kvrpcpb.RawBatchPutRequest(ttls=[5]), TIKV.RawBatchPut, "ttl"),
-        (kvrpcpb.RawGetKeyTTLRequest(key=b"k"), TIKV.RawGetKeyTTL, "ttl"),
-        (kvrpcpb.RawPutRequest(key=b"k", cf="raft"), TIKV.RawPut, "cf"),
-        (kvrpcpb.RawGetRequest(key=b"k", cf="nosuch"), TIKV.RawGet, "cf"),
-        (kvrpcpb.RawDeleteRangeRequest(start_key=b"b", end_key=b"a"), TIKV.RawDeleteRange, "ends before"),
-        (kvrpcpb.RawPutRequest(key=b"k" * 8193), TIKV.RawPut, "max key size exceeded"),
-        (kvrpcpb.RawDeleteRequest(key=b"k" * 8193), TIKV.RawDelete, "max key size exceeded"),
+        (kvrpcpb.RawPutRequest(key=b"k", ttl=5), TIKV.RawPut, NO_TTL),
+        (kvrpcpb.RawCASRequest(key=b"k", ttl=5), TIKV.RawCompareAndSwap, NO_TTL),
+        (kvrpcpb.RawBatchPutRequest(pairs=[kvrpcpb.KvPair(key=b"k")], ttls=[5]), TIKV.RawBatchPut, NO_TTL),
+        (kvrpcpb.RawGetKeyTTLRequest(key=b"k"), TIKV.RawGetKeyTTL, "get ttl on non-ttl store"),
+        (kvrpcpb.RawPutRequest(key=b"k", cf="raft"), TIKV.RawPut, "invalid cf name: raft"),
+        (kvrpcpb.RawGetRequest(key=b"k", cf="nosuch"), TIKV.RawGet, "invalid cf name: nosuch"),
+        (kvrpcpb.RawPutRequest(key=b"k" * 8193), TIKV.RawPut, "max key size exceeded, size: 8193, limit: 8192"),
+        (
+            kvrpcpb.RawDeleteRequest(key=b"k" * 8193),
+            TIKV.RawDelete,
+            "max key size exceeded, size: 8193, limit: 8192",
+        ),
+        (
+            kvrpcpb.RawChecksumRequest(algorithm=7),  # type: ignore[arg-type]
+            TIKV.RawChecksum,
+            "unknown checksum algorithm 7",
+        ),
     ],
 )
-def test_requests_that_no_store_serves(cluster: Cluster, request_: Any, method: Any, word: str) -> None:
+def test_requests_that_no_store_serves(cluster: Cluster, request_: Any, method: Any, text: str) -> None:
     place = cluster.place()
     request_.context.CopyFrom(place.context())
     answer = call(place.address, method, request_)
-    assert word in answer.error
+    assert answer.error == text
     assert not answer.HasField("region_error")
 
 
@@ -136,9 +147,90 @@ def test_another_api_version_is_refused(cluster: Cluster) -> None:
     place = cluster.place()
     context = place.context(api_version=kvrpcpb.APIVersion.V2)
     answer = call(place.address, TIKV.RawGet, kvrpcpb.RawGetRequest(context=context, key=b"k"))
-    assert "V2" in answer.error
+    assert answer.error == (
+        "Api version in request does not match with TiKV storage, cmd: raw_get, storage: V1, request: V2"
+    )
     scan = call(place.address, TIKV.RawScan, kvrpcpb.RawScanRequest(context=context, limit=1))
-    assert "V2" in scan.kvs[0].error.abort
+    assert scan.kvs[0].error.abort == (
+        "Error(ApiVersionNotMatched { cmd: raw_scan, storage_api_version: V1, req_api_version: V2 })"
+    )
+
+
+def test_a_version_that_is_none_counts_as_the_first(cluster: Cluster) -> None:
+    place = cluster.place()
+    context = kvrpcpb.Context.FromString(place.context().SerializeToString() + b"\xa8\x01\x63")  # api_version = 99
+    assert context.api_version == 99
+    assert not call(place.address, TIKV.RawGet, kvrpcpb.RawGetRequest(context=context, key=b"k")).error
+
+
+def test_a_range_that_ends_before_it_starts(cluster: Cluster) -> None:
+    place = cluster.place()
+    delete = kvrpcpb.RawDeleteRangeRequest(context=place.context(), start_key=b"b", end_key=b"a")
+    refused = call(place.address, TIKV.RawDeleteRange, delete).region_error
+    assert refused.message == "invalid delete range command, start_key: [98], end_key: [97]"
+    ranges = [kvrpcpb.KeyRange(start_key=b"b", end_key=b"a")]
+    scan = kvrpcpb.RawBatchScanRequest(context=place.context(), ranges=ranges, each_limit=1)
+    assert "Invalid KeyRanges" in call(place.address, TIKV.RawBatchScan, scan).kvs[0].error.abort
+
+
+def test_a_batch_of_scans(cluster: Cluster, client: Any) -> None:
+    client.put_many({b"k%d" % number: b"v%d" % number for number in range(10)})
+    place = cluster.place()
+
+    def scanned(*bounds: tuple[bytes, bytes], reverse: bool = False) -> list[bytes]:
+        ranges = [kvrpcpb.KeyRange(start_key=start, end_key=end) for start, end in bounds]
+        request = kvrpcpb.RawBatchScanRequest(
+            context=place.context(), ranges=ranges, each_limit=2, key_only=True, reverse=reverse
+        )
+        answer = call(place.address, TIKV.RawBatchScan, request)
+        assert not any(pair.value for pair in answer.kvs)
+        return [pair.key for pair in answer.kvs]
+
+    assert scanned((b"k0", b"k1"), (b"k5", b"k9")) == [b"k0", b"k5", b"k6"]
+    assert scanned((b"k8", b""), (b"k9", b"")) == [b"k8", b"k9"]  # an open end is the next one's start
+    assert scanned((b"k9", b"k5"), (b"k2", b"k0"), reverse=True) == [b"k8", b"k7", b"k1", b"k0"]
+
+
+def test_checksums(cluster: Cluster, client: Any) -> None:
+    client.put_many({b"k1": b"v1", b"k2": b"v2", b"k3": b"x" * 100_000})
+    place = cluster.place()
+
+    def summed(*bounds: tuple[bytes, bytes]) -> tuple[int, int, int]:
+        ranges = [kvrpcpb.KeyRange(start_key=start, end_key=end) for start, end in bounds]
+        answer = call(
+            place.address, TIKV.RawChecksum, kvrpcpb.RawChecksumRequest(context=place.context(), ranges=ranges)
+        )
+        return answer.checksum, answer.total_kvs, answer.total_bytes
+
+    first, second = crc_of(b"k1v1"), crc_of(b"k2v2")
+    assert summed((b"k1", b"k3")) == (first ^ second, 2, 8)
+    assert summed((b"k1", b"k2"), (b"k2", b"k3")) == (first ^ second, 2, 8)
+    assert summed((b"", b"")) == (first ^ second ^ crc_of(b"k3" + b"x" * 100_000), 3, 8 + 100_002)
+    assert summed((b"z", b"")) == (0, 0, 0)
+
+
+def crc_of(data: bytes) -> int:
+    crc = Crc64()
+    crc.update(data)
+    return crc.value
+
+
+def test_health(cluster: Cluster) -> None:
+    address = cluster.place().address
+    assert call(address, HEALTH.Check, health.HealthCheckRequest()).status == 1
+    with pytest.raises(grpc.RpcError) as unknown:
+        call(address, HEALTH.Check, health.HealthCheckRequest(service="no such"))
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+    with grpc.insecure_channel(address) as channel:
+        stub = channel.unary_stream(
+            HEALTH.Watch.path,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=health.HealthCheckResponse.FromString,
+        )
+        for service, status in (("", 1), ("no such", 3)):
+            watch = stub(health.HealthCheckRequest(service=service), timeout=10)
+            assert next(watch).status == status
+            watch.cancel()
 
 
 def test_the_largest_keys_and_values(cluster: Cluster) -> None:
@@ -284,7 +376,7 @@ def test_the_status_server(cluster: Cluster) -> None:
     ):
         assert name in metrics
     assert b'"region-split-size"' in page("/config")[1]
-    assert b'"engine": "raft-kv"' in page("/config")[1]
+    assert b'"engine":"raft-kv"' in page("/config")[1]
     with pytest.raises(urllib.error.HTTPError, match="404"):
         page("/nosuch")
 

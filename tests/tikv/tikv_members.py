@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 
@@ -56,6 +56,7 @@ class TikvProcess:
     port: int = field(default_factory=free_port)
     status_port: int = field(default_factory=free_port)
     extra: tuple[str, ...] = ()
+    config: ClassVar[str] = ""  # more of it
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -73,7 +74,7 @@ class TikvProcess:
     def start(self) -> TikvProcess:
         self.home.mkdir(parents=True, exist_ok=True)
         config = self.home / "tikv.toml"
-        config.write_text(CONFIG)
+        config.write_text(CONFIG + self.config)
         arguments = [
             f"--addr={self.address}",
             f"--status-addr=127.0.0.1:{self.status_port}",

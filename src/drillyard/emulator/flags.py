@@ -118,6 +118,17 @@ def integer(value: Any) -> int:
     raise ValueError("a whole number is wanted")
 
 
+def only(number: int) -> Callable[[Any], int]:
+    """A number of which this server knows one value."""
+
+    def parse(value: Any) -> int:
+        if integer(value) != number:
+            raise ValueError(f"only {number} is known here")
+        return number
+
+    return parse
+
+
 def boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value

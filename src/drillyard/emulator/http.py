@@ -97,7 +97,10 @@ NOT_FOUND = error_response("404 page not found", 404)
 class Router:
     """Which handler serves which path. Patterns hold literal segments and `{name}`, which matches one segment."""
 
-    def __init__(self, hosts: Sequence[str] = ()) -> None:
+    """`missing` is what a server answers that has one answer for all that it does not know, methods included."""
+
+    def __init__(self, hosts: Sequence[str] = (), missing: HttpResponse | None = None) -> None:
+        self._missing = missing
         self._routes: list[tuple[str, tuple[str, ...], HttpHandler]] = []
         self._hosts = frozenset({"localhost", *(host.lower() for host in hosts)})
 
@@ -118,6 +121,8 @@ class Router:
                 if refusal is not None:
                     return error_response(refusal, 403)
                 return await handler(_with_params(request, params))
+        if self._missing is not None:
+            return self._missing
         if allowed:
             return HttpResponse(405, headers=(("Allow", ", ".join(sorted(allowed))),))
         return NOT_FOUND

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from drillyard.emulator import health
 from drillyard.emulator.pd.cluster import FOREVER_S, GC_WORKER, NOT_BOOTSTRAPPED, Cluster, bootstrap_mistake
 from drillyard.emulator.pd.consensus import Undetermined
 from drillyard.emulator.pd.leadership import Leadership, Outlet
@@ -21,9 +22,9 @@ from drillyard.emulator.pd.stores import merged_labels, strict_mistake
 from drillyard.emulator.pd.timestamps import LOGICAL_END
 from drillyard.emulator.pd.views import operator as operator_text
 from drillyard.emulator.raft.types import ProposalDropped
-from drillyard.wire import drillpb, health, metapb, pdpb
+from drillyard.wire import drillpb, metapb, pdpb
 from drillyard.wire.rpc import Handlers, RpcError, ServerStream, Status
-from drillyard.wire.services import HEALTH, PD
+from drillyard.wire.services import PD
 
 KEEP_ALIVE_S = 60.0
 MAX_SPLIT = 1024
@@ -65,13 +66,10 @@ class PdService:
             PD.UpdateGCSafePoint: self.update_gc_safe_point,
             PD.UpdateServiceGCSafePoint: self.update_service_gc_safe_point,
             PD.GetOperator: self.get_operator,
-            HEALTH.Check: self.check,
+            **health.handlers(),
         }
 
     # ---- every member answers ----
-
-    async def check(self, request: health.HealthCheckRequest) -> health.HealthCheckResponse:
-        return health.HealthCheckResponse(status=health.HealthCheckResponse.SERVING)
 
     async def get_members(self, request: pdpb.GetMembersRequest) -> pdpb.GetMembersResponse:
         response = pdpb.GetMembersResponse(header=self._header())

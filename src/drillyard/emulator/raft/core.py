@@ -144,6 +144,16 @@ class Raft:
         return self._log.last_index
 
     @property
+    def durable_index(self) -> int:
+        """The last entry that is on this node's disk."""
+        return self._log.stable
+
+    @property
+    def vote(self) -> int:
+        """For whom this node voted in its term; 0 for nobody."""
+        return self._vote
+
+    @property
     def log_bytes(self) -> int:
         return self._log.bytes
 
@@ -164,6 +174,12 @@ class Raft:
         if term is None:
             raise ProtocolBroken(f"entry {self.applied} is applied, but a newer snapshot is being installed")
         return SnapshotMeta(self.applied, term, self.configuration)
+
+    def reconfigure(self, options: Options) -> None:
+        """Other timings and sizes from now on. A timeout that is running ends as it was drawn."""
+        self._options = options
+        if self._leadership is not None:
+            self._leadership.reconfigure(options)
 
     # ---- wishes of the shell -----------------------------------------------------------------------------------
 

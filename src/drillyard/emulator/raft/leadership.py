@@ -79,6 +79,9 @@ class Leadership:
         self._heartbeat_elapsed = self._quorum_elapsed = self._transfer_elapsed = 0
         self._due = True
 
+    def reconfigure(self, options: Options) -> None:
+        self._options = options
+
     def take_over(self, configuration: Configuration) -> None:
         """Begin: an entry of the own term, by which everything before it can be committed."""
         self._adopt(configuration)

@@ -146,6 +146,13 @@ class Store:
         self._box = Outbox()
         self._touched: dict[int, None] = {}
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Other timings and limits from now on, for every replica."""
+        self.settings = settings
+        for replica in self.replicas.values():
+            replica.settings = settings
+            replica.raft.reconfigure(settings.raft)
+
     def restore(self, found: RestoredReplica) -> Replica:
         """Takes up a replica from disk, or the first region that was just written there."""
         peer = found.region.peer(found.peer_id) or Peer(found.peer_id, self.id)

@@ -258,6 +258,11 @@ class Engine:
         self.wake()
         return reason
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Other timings and limits, from the next tick on."""
+        self._settings = settings
+        self.store.reconfigure(settings)
+
     def snapshot_counts(self) -> tuple[int, int, int]:
         """Being sent, received and installed."""
         return self._sending, self._snapshots.count, len(self._installing)
@@ -266,10 +271,10 @@ class Engine:
 
     async def tick_forever(self) -> None:
         """A member that was paused goes on where it was: missed ticks are not made up for."""
-        period_s = self._settings.tick_ms / 1000
-        due = self._loop.time() + period_s
+        due = self._loop.time() + self._settings.tick_ms / 1000
         while True:
             await asyncio.sleep(max(0.0, due - self._loop.time()))
+            period_s = self._settings.tick_ms / 1000
             due = max(due + period_s, self._loop.time())
             self._guard(self.store.tick)
 

@@ -56,7 +56,7 @@ class Heartbeats:
         self.on_step: Callable[[str], None] = lambda kind: None
         self._pd = pd
         self._engine = engine
-        self._periods = periods
+        self.periods = periods
         self._log = log
         self._due: set[int] = set()
         self._something_due = asyncio.Event()
@@ -79,7 +79,7 @@ class Heartbeats:
             if error is not None:
                 self._log.warn("store heartbeat failed", err=error.message)
             since = now
-            await asyncio.sleep(self._periods.store_s)
+            await asyncio.sleep(self.periods.store_s)
 
     def _store_request(self, since: int, now: int) -> pdpb.StoreHeartbeatRequest:
         storage, traffic = self._engine.storage, self.traffic.take()
@@ -149,7 +149,7 @@ class Heartbeats:
 
     async def _report_all_each_period(self) -> None:
         while True:
-            await asyncio.sleep(self._periods.region_s)
+            await asyncio.sleep(self.periods.region_s)
             self.report_soon(self._led())
 
     async def _send_reports(self, stream: RegionStream) -> None:

@@ -16,7 +16,7 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,13 @@ from drillyard.emulator.store.replica import Settings
 from drillyard.emulator.store.store import first_region
 from drillyard.emulator.tikv.engine import Engine, Identity
 from drillyard.emulator.tikv.heartbeats import Heartbeats, Periods, Traffic
+from drillyard.emulator.tikv.online_config import OnlineConfig
 from drillyard.emulator.tikv.pd import Endpoint, PdClient, PdRefused, endpoint_of, error_of
 from drillyard.emulator.tikv.raw import RawKv
 from drillyard.emulator.tikv.records import IDENTITY_KEY, pack_region
 from drillyard.emulator.tikv.service import Service
 from drillyard.emulator.tikv.status import StatusServer, config_document
+from drillyard.emulator.tikv.sweep import Sweep
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
 from drillyard.wire import drillpb, metapb, pdpb, services
 
@@ -88,6 +90,9 @@ KEYS = (
     Key("log.level", None, flags.one_of(*LEVELS)),
     Key("log.file.filename", None, flags.text),
     Key("storage.data-dir", None, flags.text),
+    Key("storage.api-version", 1, flags.only(1)),
+    Key("storage.enable-ttl", False, flags.boolean),
+    Key("storage.ttl-check-poll-interval", 12 * 3600.0, _POSITIVE_SPAN),
     Key("storage.reserve-space", 64 << 20, flags.size),
     Key("raftstore.raft-base-tick-interval", 1.0, _POSITIVE_SPAN),
     Key("raftstore.raft-heartbeat-ticks", 2, _POSITIVE_COUNT),
@@ -151,6 +156,10 @@ class Configuration:
         )
 
     @property
+    def has_ttl(self) -> bool:
+        return bool(self.keys["storage.enable-ttl"])
+
+    @property
     def periods(self) -> Periods:
         return Periods(
             store_s=self.keys["raftstore.pd-store-heartbeat-tick-interval"],
@@ -169,11 +178,10 @@ def configure(arguments: list[str]) -> Configuration:
     endpoints = given["pd"] or given["pd-endpoints"]
     if not endpoints:
         flags.refuse("no PD is named", "give --pd=HOST:PORT, with commas for more")
-    if keys["raftstore.raft-heartbeat-ticks"] >= keys["raftstore.raft-election-timeout-ticks"]:
-        flags.refuse(
-            "raftstore.raft-heartbeat-ticks is not below raftstore.raft-election-timeout-ticks",
-            "let several heartbeats fit into an election timeout",
-        )
+    try:
+        check_ticks(keys)
+    except ValueError as error:
+        flags.refuse(str(error), "let several heartbeats fit into an election timeout")
     address = given["addr"] or flags.address(DEFAULT_ADDRESS)
     status = given["status-addr"]
     return Configuration(
@@ -188,6 +196,16 @@ def configure(arguments: list[str]) -> Configuration:
         given["log-level"] or "info",
         keys,
     )
+
+
+def check_ticks(keys: Mapping[str, Any]) -> None:
+    if keys["raftstore.raft-heartbeat-ticks"] >= keys["raftstore.raft-election-timeout-ticks"]:
+        raise ValueError("raftstore.raft-heartbeat-ticks is not below raftstore.raft-election-timeout-ticks")
+
+
+def unix_s() -> int:
+    """The time by which values expire."""
+    return int(time.time())
 
 
 def _written(address: Address) -> str:
@@ -266,7 +284,8 @@ class TikvServer:
         heartbeats = Heartbeats(pd, engine, configuration.periods, self._log)
         self._count_steps(heartbeats)
         transport.identify(identity.cluster_id, identity.store_id)
-        await self._listen(stack, engine, transport, heartbeats.traffic)
+        online = self._online(engine, heartbeats)
+        await self._listen(stack, engine, transport, (heartbeats.traffic, online))
         self._log.info("start raft store thread", store_id=identity.store_id)
         background(engine.tick_forever(), "ticks")
         await self._put_store(pd, identity.store_id)
@@ -274,8 +293,25 @@ class TikvServer:
         background(heartbeats.report_regions_forever(), "region heartbeats")
         background(engine.measure_forever(), "measuring")
         background(pd.watch(), "watching PD")
+        if configuration.has_ttl:
+            sweep = Sweep(engine, unix_s, lambda: online.values["storage.ttl-check-poll-interval"], self._log)
+            background(sweep.run_forever(), "sweeping what expired")
         self._log.info("TiKV is ready to serve")
         await self._member.until_stopped()
+
+    def _online(self, engine: Engine, heartbeats: Heartbeats) -> OnlineConfig:
+        """The configuration, and what a change of it does to the parts of this store."""
+
+        def apply(values: Mapping[str, Any]) -> None:
+            changed = replace(self._configuration, keys=dict(values), log_level=values["log.level"])
+            check_ticks(changed.keys)
+            engine.reconfigure(changed.settings)
+            heartbeats.periods = changed.periods
+            self._log.set_level(changed.log_level)
+            self._configuration = changed
+
+        values = {**self._configuration.keys, "log.level": self._configuration.log_level}
+        return OnlineConfig(KEYS, values, apply)
 
     def _count_steps(self, heartbeats: Heartbeats) -> None:
         messages = self._member.metrics.counter(
@@ -295,10 +331,18 @@ class TikvServer:
                     f"PD serves cluster {pd.cluster_id}",
                     "check --pd, or name an empty directory with --data-dir",
                 )
+            if known.has_ttl != self._configuration.has_ttl:
+                now = "enable ttl on a non-ttl" if self._configuration.has_ttl else "disable ttl on a ttl"
+                raise NamedStop(
+                    f"critical config check failed: can't {now} instance",
+                    "set storage.enable-ttl as it was, or name an empty directory with --data-dir",
+                )
             return Identity(known.cluster_id, known.store_id)
         store_id = await self._alloc_id(pd)
         batch = Batch()
-        identity = drillpb.StoreIdentity(cluster_id=pd.cluster_id, store_id=store_id)
+        identity = drillpb.StoreIdentity(
+            cluster_id=pd.cluster_id, store_id=store_id, has_ttl=self._configuration.has_ttl
+        )
         batch.put(IDENTITY_KEY, identity.SerializeToString())
         storage.write(batch)
         await storage.durable()
@@ -386,15 +430,21 @@ class TikvServer:
     # ---- listening ----
 
     async def _listen(
-        self, stack: contextlib.AsyncExitStack, engine: Engine, transport: Transport, traffic: Traffic
+        self,
+        stack: contextlib.AsyncExitStack,
+        engine: Engine,
+        transport: Transport,
+        parts: tuple[Traffic, OnlineConfig],
     ) -> None:
         member, configuration = self._member, self._configuration
-        service = Service(RawKv(engine, traffic), member.metrics)
+        traffic, online = parts
+        raw = RawKv(engine, traffic, unix_s if configuration.has_ttl else None)
+        service = Service(raw, member.metrics)
         peers = transport.handlers(engine.deliver, engine.receive_snapshot)
         listener = await member.listen(*configuration.address, {**service.handlers(), **peers})
         stack.push_async_callback(listener.close)
         self._log.info("listening on addr", addr=_written(configuration.address))
-        status = StatusServer(engine, member.metrics, config_document(_shown(configuration)))
+        status = StatusServer(engine, member, online, lambda: config_document(_shown(self._configuration)))
         if configuration.status is not None:
             http = await member.listen(*configuration.status, {}, status.router())
             stack.push_async_callback(http.close)

@@ -18,12 +18,13 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from drillyard.emulator import health
 from drillyard.emulator.metrics import Histogram, Registry
 from drillyard.emulator.tikv.raw import RawKv
-from drillyard.wire import health, tikvpb
+from drillyard.wire import tikvpb
 from drillyard.wire.method import Method
 from drillyard.wire.rpc import Handlers, RpcError, ServerStream, Status
-from drillyard.wire.services import HEALTH, TIKV
+from drillyard.wire.services import TIKV
 
 MAX_IN_FLIGHT = 1024
 SEND_BYTES = 16 << 20  # after which answers of a batch wait for the next message
@@ -114,7 +115,7 @@ class Service:
         self._arms: Mapping[str, Handler] = {arm: self._unary[method] for arm, method in RAW_ARMS.items()}
 
     def handlers(self) -> Handlers:
-        return {**self._unary, TIKV.BatchCommands: self.batch_commands, HEALTH.Check: _check_health}
+        return {**self._unary, TIKV.BatchCommands: self.batch_commands, **health.handlers()}
 
     @staticmethod
     def _timed(handler: Handler, duration: Histogram) -> Handler:
@@ -242,10 +243,6 @@ def _refusing(method: Method[Any, Any]) -> Handler:
         return answer
 
     return refusing
-
-
-async def _check_health(request: health.HealthCheckRequest) -> health.HealthCheckResponse:
-    return health.HealthCheckResponse(status=health.HealthCheckResponse.ServingStatus.SERVING)
 
 
 def snake(name: str) -> str:

@@ -1,22 +1,28 @@
 """A store's status server: health, metrics and configuration over HTTP.
 
 `/status` and `/ready` answer 200 without a body, `/metrics` in Prometheus' format under TiKV's names, `/config` the
-part of the configuration that means something here and what PD reads, `/region/{id}` one replica. No writes.
+part of the configuration that means something here and what PD reads, `/region/{id}` one replica. POST /config and PUT
+/log-level change what may change while the store runs (see `online_config`). What is not here is answered as TiKV
+answers what it does not know; its profiles, its fail points and its certificates are not here.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from drillyard.emulator.http import HttpRequest, HttpResponse, Router, error_response, json_response, text_response
-from drillyard.emulator.metrics import CONTENT_TYPE, Registry
-from drillyard.emulator.store.region import Region
+from drillyard.emulator.http import HttpRequest, HttpResponse, Router, json_bytes, text_response
+from drillyard.emulator.member import Member
+from drillyard.emulator.metrics import CONTENT_TYPE
 from drillyard.emulator.tikv.engine import Engine
+from drillyard.emulator.tikv.online_config import HIDDEN, ConfigRefused, OnlineConfig, decode
+from drillyard.emulator.tikv.region_meta import region_meta
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
 
-MIB = 1 << 20
+_SWITCH = ("true", "false")
+MOST_DIGITS = 20  # of a number of 64 bits
 
 
 def config_document(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,20 +48,29 @@ def config_document(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class StatusServer:
-    def __init__(self, engine: Engine, metrics: Registry, config: dict[str, Any]) -> None:
+    """`shown` gives the configuration as it is now, in the form of its file."""
+
+    def __init__(
+        self, engine: Engine, member: Member, online: OnlineConfig, shown: Callable[[], dict[str, Any]]
+    ) -> None:
         self._engine = engine
-        self._metrics = metrics
-        self._config = config
+        self._metrics = member.metrics
+        self._log = member.log
+        self._online = online
+        self._shown = shown
         self._make_metrics()
 
     def router(self) -> Router:
-        router = Router()
+        router = Router(missing=text_response("path not found", 404))
         router.add("GET", "/status", self._empty)
         router.add("GET", "/ready", self._empty)
         router.add("GET", "/metrics", self._metrics_page)
         router.add("GET", "/config", self._config_page)
+        router.add("POST", "/config", self._change_config)
+        router.add("PUT", "/log-level", self._change_log_level)
         router.add("GET", "/engine_type", self._engine_type)
         router.add("GET", "/region/{id}", self._region)
+        router.add("GET", "/region", self._no_region)
         return router
 
     async def _empty(self, request: HttpRequest) -> HttpResponse:
@@ -64,31 +79,59 @@ class StatusServer:
     async def _metrics_page(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse(200, self._metrics.render(), CONTENT_TYPE)
 
-    async def _config_page(self, request: HttpRequest) -> HttpResponse:
-        return json_response(self._config)
-
     async def _engine_type(self, request: HttpRequest) -> HttpResponse:
         return text_response("raft-kv")
 
+    # ---- configuration ----
+
+    async def _config_page(self, request: HttpRequest) -> HttpResponse:
+        full = request.first("full", "false")
+        if full not in _SWITCH:
+            return text_response("provided string was not `true` or `false`", 400)
+        document = self._shown()
+        if full == "false":
+            for name in HIDDEN:
+                table, _, key = name.partition(".")
+                document.get(table, {}).pop(key, None)
+        return HttpResponse(200, json_bytes(document), "application/json")
+
+    async def _change_config(self, request: HttpRequest) -> HttpResponse:
+        if request.first("persist", "true") not in _SWITCH:
+            return text_response("provided string was not `true` or `false`", 400)
+        try:
+            asked = decode(request.body)
+        except ConfigRefused as refused:
+            return text_response(f"failed to decode, error: {refused}", 500)
+        try:
+            self._online.change(asked)
+        except ConfigRefused as refused:
+            return text_response(f"failed to update, error: {refused}", 500)
+        self._log.info("config changed, until this store is started again", change=json.dumps(asked))
+        return HttpResponse()
+
+    async def _change_log_level(self, request: HttpRequest) -> HttpResponse:
+        try:
+            level = decode(request.body)["log_level"]
+            self._online.change({"log.level": level})
+        except (ConfigRefused, KeyError) as refused:
+            return text_response(f"no log level: {refused}", 400)
+        return HttpResponse()
+
+    # ---- regions ----
+
+    async def _no_region(self, request: HttpRequest) -> HttpResponse:
+        return text_response(f"path {request.path} not found", 404)
+
     async def _region(self, request: HttpRequest) -> HttpResponse:
         text = request.params["id"]
-        replica = self._engine.store.replicas.get(int(text)) if text.isascii() and text.isdigit() else None
-        if replica is None:
-            return error_response(f"region({text}) not found", 404)
-        raft = replica.raft
-        return json_response(
-            {
-                "region": region_document(replica.region),
-                "peer_id": replica.me.id,
-                "role": raft.role.value,
-                "leader_id": raft.leader,
-                "term": raft.term,
-                "commit": raft.commit,
-                "applied": raft.applied,
-                "first_index": raft.first_index,
-                "last_index": raft.last_index,
-            }
-        )
+        if not text.isascii() or not text.isdigit():
+            return await self._no_region(request)
+        if len(text) > MOST_DIGITS or int(text) >= 1 << 64:
+            return text_response("invalid region id: number too large to fit in target type", 400)
+        replica = self._engine.store.replicas.get(int(text))
+        if replica is None or not replica.region.is_initialized:
+            return text_response(f"region({int(text)}) not found", 404)
+        return HttpResponse(200, json_bytes(region_meta(replica)), "application/json")
 
     def _make_metrics(self) -> None:
         metrics, engine = self._metrics, self._engine
@@ -120,13 +163,3 @@ class StatusServer:
                 traffic.labels(kind).set(count)
 
         metrics.before_render(update)
-
-
-def region_document(region: Region) -> dict[str, Any]:
-    return {
-        "id": region.id,
-        "start_key": region.start.hex().upper(),
-        "end_key": region.end.hex().upper(),
-        "region_epoch": {"conf_ver": region.epoch.conf_ver, "version": region.epoch.version},
-        "peers": [{"id": peer.id, "store_id": peer.store_id, "role": peer.role.name.lower()} for peer in region.peers],
-    }
