@@ -5,6 +5,8 @@ Rules
   member and the number of the on-disk format. It is written before the database, whole or not at all.
 - One process at a time: an flock, which ends with its process, with the owner's pid for the message.
 - Every refusal says why and what the owner can do about it.
+- A directory of a former format is upgraded when its database has been opened: whoever opens it rewrites what has to be
+  rewritten, if anything (see `version`), and the identity record gets the new number last.
 - The reserve is space set aside for a full disk. It is released only where there is too little room to open.
 
 What it does not do: it knows nothing of what the database holds, and never repairs or deletes data.
@@ -99,6 +101,8 @@ class DataDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.reserve_released = False
+        self.found_format = ON_DISK_FORMAT
+        self._kind: Kind = "pd"
         self._lock: int | None = None
         self._synced: int | None = None
 
@@ -117,6 +121,15 @@ class DataDirectory:
         except StorageRefused:
             self.release()
             raise
+
+    def finish_upgrade(self) -> None:
+        """From now on no former version opens the directory. Nothing happens to one of the present format."""
+        if self.found_format == ON_DISK_FORMAT:
+            return
+        try:
+            self._write_identity(self.path / _IDENTITY, self._kind)
+        except OSError as error:
+            raise refusal_of(error, self.path) from error
 
     def release(self) -> None:
         for descriptor in (self._synced, self._lock):
@@ -207,6 +220,7 @@ class DataDirectory:
 
     def _check_identity(self, kind: Kind) -> None:
         file = self.path / _IDENTITY
+        self._kind = kind
         if not file.exists():
             self._write_identity(file, kind)
             return
@@ -229,6 +243,7 @@ class DataDirectory:
                 f"{self.path} holds the data of a {found_kind} member, and this is {kind}",
                 _MENDS[Cause.OTHER_KIND],
             )
+        self.found_format = found_format
 
     def _write_identity(self, file: Path, kind: Kind) -> None:
         """Whole or not at all: a crash here leaves a directory that still counts as empty."""

@@ -200,6 +200,7 @@ class Storage:
         self.on_failure: Callable[[Exception], None] = _nobody_listens
         self.on_slow_sync: Callable[[float], None] = _nobody_listens  # on the loop, with the seconds it took
         self.reserve_released = directory.reserve_released
+        self.found_format = directory.found_format  # older than the present one if the directory was just upgraded
         self._directory = directory
         self._database = database
         self._options = options
@@ -226,6 +227,7 @@ class Storage:
             database = _open_database(directory.path, options)
             try:
                 directory.check_synced(database.latest_sequence_number())
+                directory.finish_upgrade()
                 directory.keep_reserve(options.reserve_bytes, options.low_water_bytes)
             except StorageRefused:
                 database.close()

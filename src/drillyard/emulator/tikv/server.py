@@ -40,7 +40,7 @@ from drillyard.emulator.tikv.records import IDENTITY_KEY, pack_region
 from drillyard.emulator.tikv.service import Service
 from drillyard.emulator.tikv.status import StatusServer, config_document
 from drillyard.emulator.tikv.sweep import Sweep
-from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
+from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH, ON_DISK_FORMAT
 from drillyard.wire import drillpb, metapb, pdpb, services
 
 Address = tuple[str, int]
@@ -250,6 +250,8 @@ class TikvServer:
             storage = Storage.open(self._configuration.data_dir, "tikv", options)
         except StorageRefused as refused:
             raise NamedStop(refused.reason, refused.mend) from refused
+        if storage.found_format != ON_DISK_FORMAT:
+            self._log.info("data directory upgraded", from_format=storage.found_format, to_format=ON_DISK_FORMAT)
         storage.on_failure = self._broken
         storage.on_slow_sync = self._log.slow_sync
         return storage
