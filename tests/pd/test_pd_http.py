@@ -134,7 +134,16 @@ EXACT: dict[str, tuple[int, str, bytes]] = {
     f"{V1}/regions/sibling/99": (404, JSON, b'"[PD:region:ErrRegionNotFound]region 99 not found"\n'),
     f"{V1}/regions/range-holes": (200, JSON, b"[]\n"),
     f"{V1}/operators": (200, JSON, b"[]\n"),
-    f"{V1}/operators/4": (500, JSON, b'"[PD:operator:ErrOperatorNotFound]operator not found"\n'),
+    f"{V1}/schedulers": (
+        200,
+        JSON,
+        b'[\n  "balance-region-scheduler",\n  "balance-leader-scheduler",\n  "balance-hot-region-scheduler",\n'
+        b'  "evict-slow-store-scheduler"\n]\n',
+    ),
+    f"{V1}/schedulers?status=paused": (200, JSON, b"[]\n"),
+    f"{V1}/scheduler-config/nosuch/list": (404, "text/plain; charset=utf-8", b"404 page not found\n"),
+    f"{V1}/checker/merge": (200, JSON, b'{\n  "paused": false\n}\n'),
+    f"{V1}/operators/99": (500, JSON, b'"[PD:operator:ErrOperatorNotFound]operator not found"\n'),
     f"{V1}/config/label-property": (200, JSON, b"{}\n"),
     f"{V1}/config/cluster-version": (200, JSON, b'"8.1.0"\n'),
     f"{V1}/gc/safepoint": (200, JSON, b'{\n  "service_gc_safe_points": [],\n  "gc_safe_point": 0\n}\n'),

@@ -84,7 +84,7 @@ class RegionTree:
     def staleness(self, region: metapb.Region) -> str:
         """What is newer than this meta, in PD's words; nothing if it may be taken in."""
         version = region.region_epoch.version
-        newer = [other for other in self._overlapping(region) if other.region_epoch.version > version]
+        newer = [other for other in self.overlapping(region) if other.region_epoch.version > version]
         known = self._by_id.get(region.id)
         if known is not None and is_older(region.region_epoch, known.region_epoch) and not _is_recreated(region):
             newer.insert(0, known)
@@ -94,7 +94,7 @@ class RegionTree:
         """Takes a meta in and drops what it covers; says what is newer if it is stale, else nothing."""
         if stale := self.staleness(region):
             return stale
-        for other in self._overlapping(region):
+        for other in self.overlapping(region):
             self._remove(other)
         if (known := self._by_id.get(region.id)) is not None:
             self._remove(known)
@@ -105,7 +105,7 @@ class RegionTree:
         self.peers.update(peer.store_id for peer in region.peers)
         return ""
 
-    def _overlapping(self, region: metapb.Region) -> list[metapb.Region]:
+    def overlapping(self, region: metapb.Region) -> list[metapb.Region]:
         return [other for other in self.scan(region.start_key, region.end_key, 0) if other.id != region.id]
 
     def _remove(self, region: metapb.Region) -> None:
@@ -235,8 +235,9 @@ class Cluster:
             self.cluster_version = text.removeprefix("v")
 
     def _put_region(self, region: metapb.Region) -> Outcome:
+        covered = tuple(other.id for other in self.regions.overlapping(region))
         stale = self.regions.put(region)
-        return refuse(stale) if stale else DONE
+        return refuse(stale) if stale else Outcome(covered=covered)
 
     def _safe_point(self, safe_point: int) -> Outcome:
         self.safe_point = max(self.safe_point, safe_point)

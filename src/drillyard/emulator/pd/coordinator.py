@@ -11,15 +11,15 @@ It knows no stream, no clock and no timestamps, and what regions should look lik
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 from drillyard.emulator.pd.cluster import Cluster, state_name
 from drillyard.emulator.pd.config import Settings
 from drillyard.emulator.pd.departures import Departures
+from drillyard.emulator.pd.operators import Operator, Status
 from drillyard.emulator.pd.outcomes import Outcome, Refusal
-from drillyard.emulator.pd.placement import Ended, Placement, response_of
+from drillyard.emulator.pd.placement import Placement
 from drillyard.emulator.pd.reports import Reports
 from drillyard.emulator.pd.views import operator as operator_text
 from drillyard.wire import drillpb, metapb, pdpb
@@ -28,7 +28,6 @@ ID_WINDOW = 1000
 ID_RESERVE = 100  # ids left when the next window is asked for
 TSO_WINDOW_MS = 3000
 BEAT_PERSIST_NS = 5 * 10**9  # the replicated time of a store's heartbeat lags behind the heard one by no more
-PATROL_BATCH = 100  # regions that one tick looks at
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +106,16 @@ class Coordinator:
         self.cluster = cluster
         self.settings = settings
         self.reports = Reports()
-        self.placement = Placement(settings.replicas())
+        self.placement = Placement(cluster, self.reports, settings.placing, self.take_id)
         self.departures = Departures()
         self._next_id, self._ids_end = ids
         self._is_widening = False
         self._beats: dict[int, int] = {}  # store -> the time of its heartbeat on its way into the log
-        self._unfinished: set[int] = set()
-        self._patrol: deque[int] = deque()  # what is left of the round of the patrol
         self._output = Output()
 
     def take_output(self) -> Output:
+        """What is to be done; due after every call, also after one that asked `placement` for something."""
+        self._take_doings()
         taken, self._output = self._output, Output()
         return taken
 
@@ -129,6 +128,8 @@ class Coordinator:
         elif proposal.heartbeat is not None and outcome.refusal is not None:
             self._refuse(proposal.heartbeat, outcome.refusal.message)
         elif proposal.heartbeat is not None:
+            for region_id in outcome.covered:
+                self.reports.forget(region_id)
             self._heard(proposal.heartbeat, now_ns)
 
     def drop(self, proposal: Proposal) -> None:
@@ -164,14 +165,6 @@ class Coordinator:
         heard = metapb.Store(state=store.state, last_heartbeat=self.reports.last_heard_ns(store))
         return state_name(heard, now_ns, self.settings.down_after_ns())
 
-    def stores_up(self, now_ns: int) -> dict[int, int]:
-        """The stores that may take a peer now, with the number of regions that they hold."""
-        return {
-            store_id: self.cluster.regions.peers[store_id]
-            for store_id, store in sorted(self.cluster.stores.items())
-            if store_id in self.reports.stores and self.state_of(store, now_ns) == "Up"
-        }
-
     def hear_store(self, stats: pdpb.StoreStats, now_ns: int) -> Refusal | None:
         """Takes a store's heartbeat in; says why not, if not."""
         store = self.cluster.stores.get(stats.store_id)
@@ -206,7 +199,7 @@ class Coordinator:
             self._refuse(request, f"region is stale: term {request.term} of region {request.region.id}")
             return
         self.reports.hear_region(request)
-        self._place(request.region.id, "heartbeat", now_ns)
+        self.placement.hear(request.region.id, now_ns)
 
     def _refuse(self, request: pdpb.RegionHeartbeatRequest, message: str) -> None:
         response = pdpb.RegionHeartbeatResponse(target_peer=request.leader)
@@ -215,57 +208,43 @@ class Coordinator:
         fields = {"region_id": request.region.id, "error": message}
         self._output.notes.append(Note("region heartbeat refused", fields, is_warning=True))
 
-    def _place(self, region_id: int, source: str, now_ns: int) -> None:
-        """Decides on a region's next step, and sends it to the region's leader."""
-        meta = self.cluster.regions.get(region_id)
-        view = self.reports.view_of(meta) if meta is not None else None
-        if view is None:
-            return
-        self.placement.replicas = self.settings.replicas()
-        step, ended = self.placement.decide(view, self.stores_up(now_ns), self.take_id, now_ns)
-        self._note_operators(region_id, ended)
-        voters = sum(1 for peer in view.meta.peers if peer.role == metapb.Voter)
-        if step is not None or voters != self.placement.replicas or len(view.meta.peers) != voters:
-            self._unfinished.add(region_id)
-        else:
-            self._unfinished.discard(region_id)
-        if step is not None:
-            self._send(view.leader.store_id, response_of(step, view))
-            self._note("send schedule command", region_id=region_id, step=step.text, source=source)
-
-    def _note_operators(self, region_id: int, ended: Ended) -> None:
-        for message, operators in (
-            ("operator finish", ended.finished),
-            ("operator canceled", ended.cancelled),
-            ("add operator", ended.added),
-        ):
-            for each in operators:
-                self._note(message, region_id=region_id, operator=operator_text(each))
-
-    # ---- the patrol ----
+    # ---- the passing of time ----
 
     def tick(self, now_ns: int) -> bool:
-        """Looks again at regions that are not as they should be: a store may have come up, or a step got lost.
+        """Steps are sent again, regions looked at, the cluster balanced, each when its time has come.
 
-        One call looks at a batch. True means that the round has more to look at, so that the next call should be soon.
+        One call does little. True means that the next call should be soon.
         """
-        if not self._patrol:
-            self._begin_round(now_ns)
-        for _ in range(min(PATROL_BATCH, len(self._patrol))):
-            self._place(self._patrol.popleft(), "active push", now_ns)
-        return bool(self._patrol)
-
-    def _begin_round(self, now_ns: int) -> None:
         for command in self.departures.look(self.cluster, self.reports, now_ns):
             self._output.proposals.append(Proposal(command))
         if len(self.reports.regions) > len(self.cluster.regions):
             self.reports.keep_only(self.cluster)
-        gone = [each for each in self._unfinished if self.cluster.regions.get(each) is None]
-        self._unfinished.difference_update(gone)
-        self.placement.forget(gone)
-        self._patrol.extend(sorted(self._unfinished))
+        return self.placement.tick(now_ns)
 
     # ---- output ----
+
+    def _take_doings(self) -> None:
+        doings = self.placement.controller.take_doings()
+        for operator in doings.added:
+            self._note("add operator", region_id=operator.region_id, operator=operator_text(operator))
+        for operator in doings.ended:
+            self._note_end(operator)
+        for each in doings.dispatches:
+            self._note("send schedule command", region_id=each.region.id, step=each.step.text, source=each.source)
+            if each.order is not None:
+                response = pdpb.RegionHeartbeatResponse(
+                    region_id=each.region.id, region_epoch=each.region.meta.region_epoch, target_peer=each.region.leader
+                )
+                response.MergeFrom(each.order)
+                self._send(each.region.leader.store_id, response)
+
+    def _note_end(self, operator: Operator) -> None:
+        if not operator.started_ns:
+            return  # it was never let in
+        fields = {"region_id": operator.region_id, "operator": operator_text(operator)}
+        if operator.reason:
+            fields["reason"] = operator.reason
+        self._note(_ENDS[operator.status], **fields)
 
     def _send(self, store_id: int, response: pdpb.RegionHeartbeatResponse) -> None:
         response.header.cluster_id = self.cluster.cluster_id
@@ -273,3 +252,12 @@ class Coordinator:
 
     def _note(self, message: str, **fields: Any) -> None:
         self._output.notes.append(Note(message, fields))
+
+
+_ENDS = {
+    Status.SUCCESS: "operator finish",
+    Status.CANCELED: "operator canceled",
+    Status.REPLACED: "replace old operator",
+    Status.TIMEOUT: "operator timeout",
+    Status.EXPIRED: "operator expired",
+}

@@ -20,7 +20,6 @@ from drillyard.emulator.pd.member import PdMember, to_pdpb
 from drillyard.emulator.pd.outcomes import Refusal
 from drillyard.emulator.pd.stores import merged_labels, strict_mistake
 from drillyard.emulator.pd.timestamps import LOGICAL_END
-from drillyard.emulator.pd.views import operator as operator_text
 from drillyard.emulator.raft.types import ProposalDropped
 from drillyard.wire import drillpb, metapb, pdpb
 from drillyard.wire.rpc import Handlers, RpcError, ServerStream, Status
@@ -299,17 +298,17 @@ class PdService:
     async def get_operator(self, request: pdpb.GetOperatorRequest) -> pdpb.GetOperatorResponse:
         lead = self._lead(request)
         refusal = self._not_bootstrapped()
-        running = lead.placement.running.get(request.region_id)
-        if refusal is None and running is None:
+        found = lead.placement.controller.status_of(request.region_id, lead.clock.now_ns())
+        if refusal is None and found is None:
             refusal = Refusal(pdpb.REGION_NOT_FOUND, "Not Found")
-        if refusal is not None or running is None:
+        if refusal is not None or found is None:
             return pdpb.GetOperatorResponse(header=self._header(refusal))
         return pdpb.GetOperatorResponse(
             header=self._header(),
-            region_id=running.region_id,
-            desc=operator_text(running).encode(),
-            status=pdpb.RUNNING,
-            kind=running.kind.encode(),
+            region_id=found.region_id,
+            desc=found.desc.encode(),
+            status=found.status.on_the_wire,
+            kind=found.kind.text.encode(),
         )
 
     # ---- the whole cluster ----

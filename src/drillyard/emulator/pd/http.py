@@ -26,6 +26,7 @@ from drillyard.emulator.pd.routes.operators import OperatorRoutes
 from drillyard.emulator.pd.routes.regions import RegionRoutes
 from drillyard.emulator.pd.routes.rules import RuleRoutes
 from drillyard.emulator.pd.routes.safe_points import SafePointRoutes
+from drillyard.emulator.pd.routes.schedulers import SchedulerRoutes
 from drillyard.emulator.pd.routes.stores import StoreRoutes
 
 FORWARD_S = 10.0
@@ -57,6 +58,7 @@ class PdHttp:
             StoreRoutes(member),
             RegionRoutes(member),
             OperatorRoutes(member),
+            SchedulerRoutes(member),
             SafePointRoutes(member),
             RuleRoutes(member),
             AdminRoutes(member),

@@ -38,7 +38,7 @@ from drillyard.emulator.raft.types import NotLeader
 from drillyard.wire import drillpb, metapb, pdpb
 
 TSO_RESERVE_MS = 1000
-PATROL_S = 0.5
+TICK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,9 @@ class Leadership:
         self._more_ids: asyncio.Future[Outcome] | None = None
         self._more_time: asyncio.Future[Outcome] | None = None
         self._outlets: dict[int, Outlet] = {}
-        self._patrol_soon = asyncio.Event()
-        self._patrol_task = asyncio.get_running_loop().create_task(self._patrol())
-        self._patrol_task.add_done_callback(_raise_alarm)
+        self._tick_soon = asyncio.Event()
+        self._ticking = asyncio.get_running_loop().create_task(self._tick())
+        self._ticking.add_done_callback(_raise_alarm)
 
     @property
     def reports(self) -> Reports:
@@ -97,7 +97,7 @@ class Leadership:
 
     def end(self) -> None:
         self.ended.set()
-        self._patrol_task.cancel()
+        self._ticking.cancel()
 
     # ---- the coordinator's wishes ----
 
@@ -115,7 +115,7 @@ class Leadership:
             if (outlet := self._outlets.get(send.store_id)) is not None:
                 outlet.queue.put_nowait(send.response)
         if output.wants_tick:
-            self._patrol_soon.set()
+            self._tick_soon.set()
 
     def _settle(self, proposal: Proposal, answer: asyncio.Future[Outcome]) -> None:
         if answer is self._more_ids:
@@ -200,12 +200,12 @@ class Leadership:
         self.coordinator.hear_region(request, self.clock.now_ns())
         self.carry_out()
 
-    async def _patrol(self) -> None:
+    async def _tick(self) -> None:
         """Ticks the coordinator, in slices."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._patrol_soon.wait(), PATROL_S)
-            self._patrol_soon.clear()
+                await asyncio.wait_for(self._tick_soon.wait(), TICK_S)
+            self._tick_soon.clear()
             while self.coordinator.tick(self.clock.now_ns()):
                 self.carry_out()
                 await asyncio.sleep(0)  # never a long slice
@@ -213,9 +213,9 @@ class Leadership:
 
 
 def _raise_alarm(task: asyncio.Task[None]) -> None:
-    """A leader whose patrol broke would look sound, and leave regions as they are for ever."""
+    """A leader that does not tick any more would look sound, and leave regions as they are for ever."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        task.get_loop().call_exception_handler({"message": "the patrol of regions broke", "exception": error})
+        task.get_loop().call_exception_handler({"message": "the placement of regions broke", "exception": error})
 
 
 async def begin(consensus: Consensus, clock: Clock, candidate: Candidate) -> Start:

@@ -17,10 +17,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a command. `value` is the end of an id window, a first timestamp, or a safe point."""
+    """What became of a command. `value` is the end of an id window, a first timestamp, or a safe point.
+
+    `covered` are the regions that a new meta took the place of, beside its own.
+    """
 
     value: int = 0
     refusal: Refusal | None = None
+    covered: tuple[int, ...] = ()
 
 
 DONE = Outcome()

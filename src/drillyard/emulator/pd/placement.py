@@ -1,203 +1,182 @@
-"""PD's one placement rule: every region has its full number of voters, each on a store of its own.
+"""PD's placement: where the peers and leaders of all regions should be, and how they get there.
 
-Rules: one change at a time; a new replica joins as a learner, and is promoted once its region's leader no longer calls
-it pending or down. New replicas go to the store with the fewest regions among those that are Up and hold none of the
-region. A step is repeated word for word, ids and all, until the region's epoch shows that it was taken: stores drop a
-step whose epoch is not theirs, so a repeat does no harm. When the chosen store is no longer Up, another is chosen.
+This is the way in; the parts read in this order:
 
-It removes only learners beyond the full number; balance, merges and splits are not its business. It sends nothing.
+- `picture`: the cluster as one decision sees it: what was agreed on, and what heartbeats told.
+- `checkers`, with `fit`: what one region needs. They look at a region whenever its leader reports it, and at all of
+  them in a round, the patrol, because a region may need something since a *store* changed.
+- `schedulers`: what is better for the cluster as a whole: balance, and what people ask for.
+- `builder`, `steps`, `operators`: a change of a region as steps that are safe in every order of events.
+- `controller`: which operators run, when a step is sent, how they end.
+- `scatter` and `requests`: what clients and people ask for.
+
+Rules: nothing is decided before the leaders of most regions were heard, because a new leader of PD knows little, or
+five minutes have passed. One operator a region. When the lead is lost, its operators are forgotten; the regions show
+the next leader what is left to do, and a step that was on its way is carried out or dropped by its epoch.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 
-from drillyard.wire import eraftpb, metapb, pdpb
+from drillyard.emulator.pd.builder import Tools
+from drillyard.emulator.pd.checkers import Check, MergeChecker, ReplicaChecker, joint_state
+from drillyard.emulator.pd.cluster import Cluster
+from drillyard.emulator.pd.controller import Controller
+from drillyard.emulator.pd.fit import Chooser
+from drillyard.emulator.pd.operators import CannotBuild, Kind, Operator
+from drillyard.emulator.pd.picture import Picture, RegionView
+from drillyard.emulator.pd.reports import Reports
+from drillyard.emulator.pd.scatter import Scatterer
+from drillyard.emulator.pd.schedulers import Scene, Schedulers
+from drillyard.emulator.pd.settings import Placing
+from drillyard.emulator.pd.steps import SECOND_NS, Influence
 
-RECORDS = 100  # finished operators that are remembered
-TIMEOUT = "11m0s"
-
-
-@dataclass(frozen=True, slots=True)
-class RegionView:
-    """A region as its leader reports it. Pending and down are ids of peers."""
-
-    meta: metapb.Region
-    leader: metapb.Peer
-    pending: frozenset[int] = frozenset()
-    down: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """What is being done to one region, step by step: PD's own placement steps, not the people who run it."""
-
-    region_id: int
-    name: str
-    brief: str
-    kind: str
-    epoch: tuple[int, int]  # version and conf_ver when it was made
-    steps: tuple[str, ...]
-    store_id: int
-    peer_id: int
-    created_ns: int
-    current: int = 0
-    ended_ns: int = 0
-    success: bool = False
+PATROL_BATCH = 32  # regions that one tick looks at
+HEARD_PART = 0.8
+COLLECT_NS = 300 * SECOND_NS
+CHECKERS = ("learner", "replica", "rule", "split", "merge", "joint-state")
+_MASK = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One change for a region to make now; none at all leaves the joint configuration."""
+class Chance:
+    """Numbers that look random, all from one seed (the splitmix64 sequence): a run can be repeated."""
 
-    text: str
-    changes: tuple[tuple[eraftpb.ConfChangeType, metapb.Peer], ...]
+    def __init__(self, seed: int) -> None:
+        self._state = seed & _MASK
 
-
-@dataclass(slots=True)
-class Ended:
-    """What the last decision ended or began, for the log."""
-
-    added: list[Operator] = field(default_factory=list)
-    finished: list[Operator] = field(default_factory=list)
-    cancelled: list[Operator] = field(default_factory=list)
+    def below(self, n: int) -> int:
+        self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
+        z = self._state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+        return (z ^ (z >> 31)) % n
 
 
 class Placement:
-    """The running operators of one leader. A new leader begins without any: the regions show what is left to do."""
+    """The placement of one lead."""
 
-    def __init__(self, replicas: int) -> None:
-        self.replicas = replicas
-        self.running: dict[int, Operator] = {}
-        self.records: deque[Operator] = deque(maxlen=RECORDS)
+    def __init__(
+        self, cluster: Cluster, reports: Reports, placing: Callable[[], Placing], take_id: Callable[[], int]
+    ) -> None:
+        self.controller = Controller()
+        self.schedulers = Schedulers()
+        self.scatterer = Scatterer()
+        self._cluster = cluster
+        self._reports = reports
+        self._placing = placing
+        self._take_id = take_id
+        self._chance = Chance(cluster.lead.term)
+        self._replicas = ReplicaChecker()
+        self._merges: MergeChecker | None = None
+        self._began_ns = 0
+        self._is_prepared = False
+        self._cursor = b""
+        self._patrolled_ns = 0
+        self._paused: dict[str, int] = {}  # checker -> until when
 
-    def decide(
-        self, region: RegionView, up: Mapping[int, int], take_id: Callable[[], int], now_ns: int
-    ) -> tuple[Step | None, Ended]:
-        """The step for a region now. `up` has the number of regions of each store that may take a peer.
+    # ---- what happens ----
 
-        `take_id` gives a fresh id, or 0 when there is none at the moment.
-        """
-        ended = Ended()
-        operator = self.running.get(region.meta.id)
-        if operator is not None and (end := self._ending(operator, region, up)):
-            del self.running[region.meta.id]
-            done = replace(operator, ended_ns=now_ns, success=end == "finished", current=len(operator.steps))
-            self.records.append(done)
-            (ended.finished if done.success else ended.cancelled).append(done)
-            operator = None
-        if operator is None:
-            operator = self._plan(region, up, take_id, now_ns)
-            if operator is not None:
-                self.running[region.meta.id] = operator
-                ended.added.append(operator)
-        return self._step(region), ended
+    def hear(self, region_id: int, now_ns: int) -> None:
+        """A region's leader has reported it."""
+        picture = self.picture(now_ns)
+        region = picture.region(region_id)
+        if region is not None:
+            self.controller.dispatch(region, picture, "heartbeat")
+            self._check(region, picture)
 
-    def forget(self, regions: Iterable[int]) -> None:
-        for region_id in regions:
-            self.running.pop(region_id, None)
+    def tick(self, now_ns: int) -> bool:
+        """Time passes. True means that something was begun, so that the next tick should be soon."""
+        picture = self.picture(now_ns)
+        self.controller.push(picture)
+        if not self.is_prepared(now_ns):
+            return False
+        before = set(self.controller.running)
+        if now_ns - self._patrolled_ns >= picture.placing.patrol_region_interval:
+            self._patrolled_ns = now_ns
+            self._patrol(picture)
+        self.schedulers.follow(self._cluster.settings)
+        self.schedulers.run(self._scene(picture))
+        return not before.issuperset(self.controller.running)
 
-    def _ending(self, operator: Operator, region: RegionView, up: Mapping[int, int]) -> str:
-        peer = _peer(region.meta, operator.peer_id)
-        if operator.name == "remove-orphan-peer":
-            return "finished" if peer is None else ""
-        if peer is not None:
-            return "finished" if peer.role == metapb.Voter else ""
-        # Its peer is not there. If the region changed since, the peer may have come and gone: that id stays dead.
-        is_moved = operator.epoch[1] != region.meta.region_epoch.conf_ver
-        return "cancelled" if is_moved or operator.store_id not in up else ""
+    def record_split(self, region_ids: list[int], now_ns: int) -> None:
+        """Ids were given out for splitting the first of these into itself and the others."""
+        self._merge_checker(now_ns).record_split(region_ids, now_ns)
 
-    def _plan(
-        self, region: RegionView, up: Mapping[int, int], take_id: Callable[[], int], now_ns: int
-    ) -> Operator | None:
-        """The next operator that a region needs, if any can be had."""
-        meta = region.meta
-        epoch = (meta.region_epoch.version, meta.region_epoch.conf_ver)
-        learners = [peer for peer in meta.peers if peer.role == metapb.Learner]
-        missing = self.replicas - len(_voters(meta))
+    def pause_checker(self, name: str, now_ns: int, delay_s: int) -> None:
+        """For so many seconds; none ends a pause."""
+        self._paused[name] = now_ns + delay_s * SECOND_NS
 
-        def operator(name: str, brief: str, kind: str, *steps: str, peer: metapb.Peer) -> Operator:
-            return Operator(meta.id, name, brief, kind, epoch, steps, peer.store_id, peer.id, now_ns)
+    def is_checker_paused(self, name: str, now_ns: int) -> bool:
+        return now_ns < self._paused.get(name, 0)
 
-        if missing <= 0:
-            for orphan in learners:
-                brief = f"rm peer: store [{orphan.store_id}]"
-                return operator("remove-orphan-peer", brief, "region", _removal(orphan), peer=orphan)
-            return None
-        ready = [peer for peer in learners if _is_sound(peer, region)]
-        for learner in ready:
-            brief = f"promote learner: store [{learner.store_id}]"
-            return operator("promote-learner", brief, "unknown", _promotion(learner), peer=learner)
-        if sum(1 for learner in learners if learner.store_id in up) >= missing:
-            return None  # enough are on their way
-        store_id = self._choose(meta, up)
-        peer_id = take_id() if store_id else 0
-        if not peer_id:
-            return None
-        peer = metapb.Peer(id=peer_id, store_id=store_id, role=metapb.Learner)
-        brief = f"add peer: store [{store_id}]"
-        steps = (_addition(peer), _promotion(peer))
-        return operator("add-rule-peer", brief, "replica,region", *steps, peer=peer)
+    # ---- tools, for those who ask for something ----
 
-    def _choose(self, meta: metapb.Region, up: Mapping[int, int]) -> int:
-        """The Up store with the fewest regions, counting those on their way there; 0 if none is free."""
-        holders = {peer.store_id for peer in meta.peers}
-        coming = Counter(each.store_id for each in self.running.values() if each.current == 0)
-        free = [(regions + coming[store_id], store_id) for store_id, regions in up.items() if store_id not in holders]
-        return min(free)[1] if free else 0
+    def picture(self, now_ns: int) -> Picture:
+        return Picture(self._cluster, self._reports, self._placing(), now_ns)
 
-    def _step(self, region: RegionView) -> Step | None:
-        """What the region has to do now; its operator moves on with it."""
-        if any(peer.role in (metapb.IncomingVoter, metapb.DemotingVoter) for peer in region.meta.peers):
-            return Step("leave joint state", ())
-        operator = self.running.get(region.meta.id)
-        if operator is None:
-            return None
-        peer = _peer(region.meta, operator.peer_id)
-        if operator.name == "remove-orphan-peer":
-            return None if peer is None else Step(_removal(peer), ((eraftpb.RemoveNode, peer),))
-        if peer is None:
-            learner = metapb.Peer(id=operator.peer_id, store_id=operator.store_id, role=metapb.Learner)
-            return Step(_addition(learner), ((eraftpb.AddLearnerNode, learner),))
-        if len(operator.steps) > 1 and operator.current == 0:
-            self.running[region.meta.id] = replace(operator, current=1)
-        if not _is_sound(peer, region):
-            return None
-        return Step(_promotion(peer), ((eraftpb.AddNode, metapb.Peer(id=peer.id, store_id=peer.store_id)),))
+    def check_of(self, region: RegionView, picture: Picture) -> Check:
+        chooser = self._chooser(picture)
+        return Check(region, picture, chooser, Tools(picture, self._take_id, chooser.may_lead))
 
+    def is_prepared(self, now_ns: int) -> bool:
+        if not self._is_prepared:
+            self._merge_checker(now_ns)
+            heard, known = len(self._reports.regions), len(self._cluster.regions)
+            is_heard = known > 0 and heard >= HEARD_PART * known
+            self._is_prepared = is_heard or now_ns - self._began_ns > COLLECT_NS
+        return self._is_prepared
 
-def response_of(step: Step, region: RegionView) -> pdpb.RegionHeartbeatResponse:
-    """A step as the leader of the region is told it."""
-    changes = [pdpb.ChangePeer(change_type=kind, peer=peer) for kind, peer in step.changes]
-    return pdpb.RegionHeartbeatResponse(
-        region_id=region.meta.id,
-        region_epoch=region.meta.region_epoch,
-        target_peer=region.leader,
-        change_peer_v2=pdpb.ChangePeerV2(changes=changes),
-    )
+    # ---- parts ----
 
+    def _merge_checker(self, now_ns: int) -> MergeChecker:
+        if self._merges is None:
+            self._merges, self._began_ns = MergeChecker(now_ns), now_ns
+        return self._merges
 
-def _voters(meta: metapb.Region) -> list[metapb.Peer]:
-    return [peer for peer in meta.peers if peer.role in (metapb.Voter, metapb.IncomingVoter)]
+    def _chooser(self, picture: Picture) -> Chooser:
+        made: list[Influence] = []
 
+        def influence() -> Influence:
+            if not made:
+                made.append(self.controller.influence(picture))
+            return made[0]
 
-def _peer(meta: metapb.Region, peer_id: int) -> metapb.Peer | None:
-    return next((peer for peer in meta.peers if peer.id == peer_id), None)
+        chooser = Chooser(picture, self.controller.limits, influence)
+        chooser.unled = self.schedulers.unled()
+        return chooser
 
+    def _scene(self, picture: Picture) -> Scene:
+        chooser = self._chooser(picture)
+        tools = Tools(picture, self._take_id, chooser.may_lead)
+        return Scene(picture, self.controller, chooser, tools, self._chance.below)
 
-def _is_sound(peer: metapb.Peer, region: RegionView) -> bool:
-    return peer.id not in region.pending and peer.id not in region.down
+    def _patrol(self, picture: Picture) -> None:
+        batch = self._cluster.regions.scan(self._cursor, b"", PATROL_BATCH)
+        for meta in batch:
+            if (region := picture.view_of(meta)) is not None:
+                self._check(region, picture)
+        self._cursor = batch[-1].end_key if len(batch) == PATROL_BATCH else b""
 
+    def _check(self, region: RegionView, picture: Picture) -> None:
+        """Gives a region the operator that it needs, if it has none and needs one."""
+        if region.id in self.controller.running or not self.is_prepared(picture.now_ns):
+            return
+        operators = self._wanted(self.check_of(region, picture))
+        if operators:
+            self.controller.add(picture, *operators)
 
-def _addition(peer: metapb.Peer) -> str:
-    return f"add learner peer {peer.id} on store {peer.store_id}"
-
-
-def _promotion(peer: metapb.Peer) -> str:
-    return f"promote learner peer {peer.id} on store {peer.store_id} to voter"
-
-
-def _removal(peer: metapb.Peer) -> str:
-    return f"remove peer on store {peer.store_id}"
+    def _wanted(self, check: Check) -> tuple[Operator, ...]:
+        placing, now_ns = check.picture.placing, check.picture.now_ns
+        if not self.is_checker_paused("joint-state", now_ns) and (operator := joint_state(check)) is not None:
+            return (operator,)
+        name = "rule" if placing.enable_placement_rules else "replica"
+        if not self.is_checker_paused(name, now_ns) and (operator := self._replicas.check(check)) is not None:
+            is_allowed = self.controller.count(Kind.REPLICA) < placing.replica_schedule_limit
+            return (operator,) if is_allowed else ()
+        if self.is_checker_paused("merge", now_ns) or self.controller.count(Kind.MERGE) >= placing.merge_schedule_limit:
+            return ()
+        try:
+            return self._merge_checker(now_ns).check(check) or ()
+        except CannotBuild:
+            return ()

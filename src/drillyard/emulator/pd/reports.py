@@ -7,10 +7,9 @@ an older term than an earlier one. It decides nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from drillyard.emulator.pd.cluster import Cluster
-from drillyard.emulator.pd.placement import RegionView
 from drillyard.wire import metapb, pdpb
 
 MIB = 1 << 20
@@ -47,10 +46,23 @@ class StoreTotals:
     leader_keys: int = 0
 
 
+@dataclass(slots=True)
+class Holding:
+    """What one store holds of the regions that were heard: their ids, in the order of the last heartbeats."""
+
+    led: dict[int, None] = field(default_factory=dict)
+    followed: dict[int, None] = field(default_factory=dict)
+    pending: dict[int, None] = field(default_factory=dict)
+    region_size: int = 0
+    leader_size: int = 0
+
+
 class Reports:
     def __init__(self) -> None:
         self.stores: dict[int, StoreReport] = {}
         self.regions: dict[int, RegionReport] = {}
+        self.held: dict[int, Holding] = {}  # by store; kept up with every heartbeat, for placement
+        self._size = 0
 
     def hear_store(self, stats: pdpb.StoreStats, now_ns: int) -> None:
         self.stores[stats.store_id] = StoreReport(stats, now_ns)
@@ -60,17 +72,45 @@ class Reports:
         known = self.regions.get(request.region.id)
         return known is not None and request.term < known.request.term
 
+    def average_size(self) -> float:
+        """Of the regions heard, in MiB; 0 if there are none."""
+        return self._size / len(self.regions) if self.regions else 0.0
+
     def hear_region(self, request: pdpb.RegionHeartbeatRequest) -> None:
         known = self.regions.get(request.region.id)
         size = max(1, request.approximate_size // MIB)
         if not request.approximate_size and known is not None:
             size = known.size_mib
+        self.forget(request.region.id)
         self.regions[request.region.id] = RegionReport(request, size)
+        self._count(self.regions[request.region.id], 1)
+
+    def forget(self, region_id: int) -> None:
+        """A region is not there any more."""
+        if (report := self.regions.pop(region_id, None)) is not None:
+            self._count(report, -1)
 
     def keep_only(self, cluster: Cluster) -> None:
         """Forgets regions that the replicated state no longer has."""
         for region_id in [each for each in self.regions if cluster.regions.get(each) is None]:
-            del self.regions[region_id]
+            self.forget(region_id)
+
+    def _count(self, report: RegionReport, sign: int) -> None:
+        """Adds what a report says to its stores' holdings, or takes it away again."""
+        region_id, size = report.request.region.id, sign * report.size_mib
+        self._size += size
+        pending = {peer.id for peer in report.request.pending_peers}
+        for peer in report.request.region.peers:
+            held = self.held.setdefault(peer.store_id, Holding())
+            held.region_size += size
+            is_leader = peer.id == report.leader.id
+            held.leader_size += size if is_leader else 0
+            kinds = [held.led if is_leader else held.followed] if peer.role != metapb.Learner else []
+            for kind in [*kinds, held.pending] if peer.id in pending else kinds:
+                if sign > 0:
+                    kind[region_id] = None
+                else:
+                    kind.pop(region_id, None)
 
     def last_heard_ns(self, store: metapb.Store) -> int:
         report = self.stores.get(store.id)
@@ -82,16 +122,6 @@ class Reports:
         if report is None or all(peer.id != report.leader.id for peer in region.peers):
             return None
         return report.leader
-
-    def view_of(self, region: metapb.Region) -> RegionView | None:
-        """The region as placement needs it; None while its leader is not known."""
-        leader = self.leader_of(region)
-        if leader is None:
-            return None
-        request = self.regions[region.id].request
-        pending = frozenset(peer.id for peer in request.pending_peers)
-        down = frozenset(stats.peer.id for stats in request.down_peers)
-        return RegionView(region, leader, pending, down)
 
     def totals(self, cluster: Cluster) -> dict[int, StoreTotals]:
         """Totals of every store, for views; a walk over all regions."""

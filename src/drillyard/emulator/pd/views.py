@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from drillyard.emulator.pd.cluster import Cluster, state_name
-from drillyard.emulator.pd.placement import TIMEOUT, Operator
+from drillyard.emulator.pd.operators import Operator, Status
 from drillyard.emulator.pd.reports import RegionReport, Reports, StoreTotals
-from drillyard.wire import drillpb, metapb
+from drillyard.wire import drillpb, metapb, pdpb
 
 Json = Any
 StoreFilter = Callable[[metapb.Store], bool]
@@ -337,19 +337,38 @@ def statistics(cluster: Cluster, reports: Reports) -> Json:
     }
 
 
-def operator(running: Operator) -> str:
+def operator(shown: Operator) -> str:
     """An operator as one line of PD's own."""
-    steps = ", ".join(f"{place}:{{{step}}}" for place, step in enumerate(running.steps))
-    version, conf_ver = running.epoch
-    created = go_time(running.created_ns)
+    steps = ", ".join(f"{place}:{{{step.text}}}" for place, step in enumerate(shown.steps))
+    version, conf_ver = shown.epoch
+    started = go_time(shown.started_ns) if shown.started_ns else "0001-01-01 00:00:00 +0000 UTC"
     text = (
-        f"{running.name} {{{running.brief}}} (kind:{running.kind}, region:{running.region_id}({version}, {conf_ver}), "
-        f"createAt:{created}, startAt:{created}, currentStep:{running.current}, size:1, steps:[{steps}], "
-        f"timeout:[{TIMEOUT}])"
+        f"{shown.desc} {{{shown.brief}}} (kind:{shown.kind.text}, region:{shown.region_id}({version}, {conf_ver}), "
+        f"createAt:{go_time(shown.created_ns)}, startAt:{started}, currentStep:{shown.current}, size:{shown.size}, "
+        f"steps:[{steps}], timeout:[{duration(shown.timeout_ns)}])"
     )
-    return text + (" finished" if running.success else "")
+    ends = {Status.SUCCESS: " finished", Status.TIMEOUT: " timeout"}
+    return text + ends.get(shown.status, "")
+
+
+def operator_object(shown: Operator) -> Json:
+    """An operator as fields, for those who ask for objects."""
+    version, conf_ver = shown.epoch
+    return {
+        "desc": shown.desc,
+        "brief": shown.brief,
+        "region_id": shown.region_id,
+        "region_epoch": {"conf_ver": conf_ver, "version": version},
+        "kind": int(shown.kind),
+        "timeout": duration(shown.timeout_ns),
+        "status": int(shown.status),
+    }
+
+
+def operator_status(shown: Operator) -> str:
+    """An operator with what became of it."""
+    return f"status: {pdpb.OperatorStatus.Name(shown.status.on_the_wire)}, operator: {operator(shown)}"
 
 
 def operator_record(done: Operator) -> str:
-    took = duration(done.ended_ns - done.created_ns)
-    return f"{operator(done)} (finishAt:{go_time(done.ended_ns)}, duration:{took})"
+    return f"{operator(done)} (finishAt:{go_time(done.ended_ns)}, duration:{duration(done.age_ns)})"
