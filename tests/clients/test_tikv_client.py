@@ -37,21 +37,6 @@ def test_every_raw_operation(cluster: ClientCluster) -> None:
     asyncio.run(scenario())
 
 
-def test_transactions_are_refused_in_words(cluster: ClientCluster) -> None:
-    async def scenario() -> None:
-        client = await tikv_client.TransactionClient.connect(cluster.pd_endpoints)
-        transaction = await client.begin(False)
-        with pytest.raises(Exception, match="emulated TiKV: it serves RawKV only, not KvGet"):
-            await transaction.get(b"txn")
-        await transaction.put(b"txn", b"value")
-        with pytest.raises(Exception, match="emulated TiKV: it serves RawKV only, not KvPrewrite"):
-            await transaction.commit()
-        with pytest.raises(Exception, match="emulated TiKV"):
-            await transaction.rollback()
-
-    asyncio.run(scenario())
-
-
 def test_timestamps_never_go_back(cluster: ClientCluster) -> None:
     """Killed, not paused: this client waits without end for a paused member when it connects."""
 

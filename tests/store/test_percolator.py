@@ -98,7 +98,7 @@ def test_prewrite_against_what_is_committed(
 def test_a_conflict_says_with_whom(bench: Bench) -> None:
     bench.write(10, 20, put(K))
     assert bench.prewrite(15, put(K), primary_lock=L) == "conflict"
-    error = bench.outcome.answer.errors[0]  # type: ignore[attr-defined]
+    error = bench.outcome.answer.errors[0]
     assert error.conflict == kvrpcpb.WriteConflict(
         start_ts=15, conflict_ts=10, conflict_commit_ts=20, key=K, primary=L, reason=Reason.Optimistic
     )
@@ -108,7 +108,7 @@ def test_a_conflict_says_with_whom(bench: Bench) -> None:
 def test_all_locks_in_the_way_are_told_and_nothing_is_written(bench: Bench) -> None:
     bench.prewrite(10, put(K), put(L), lock_ttl=77)
     assert bench.prewrite(20, put(b"a"), put(K), put(L)) == "locked"
-    errors = bench.outcome.answer.errors  # type: ignore[attr-defined]
+    errors = bench.outcome.answer.errors
     assert [(error.locked.key, error.locked.primary_lock) for error in errors] == [(K, K), (L, K)]
     assert errors[0].locked.lock_version == 10
     assert errors[0].locked.lock_ttl == 77
@@ -131,7 +131,7 @@ def test_assertions(bench: Bench, assertion: Any, level: Any, key: bytes, expect
     bench.write(10, 20, put(K))
     assert bench.prewrite(30, put(key, assertion=assertion), assertion_level=level) == expected
     if expected:
-        failed = bench.outcome.answer.errors[0].assertion_failed  # type: ignore[attr-defined]
+        failed = bench.outcome.answer.errors[0].assertion_failed
         assert (failed.existing_start_ts, failed.existing_commit_ts) == ((10, 20) if key == K else (0, 0))
 
 
@@ -140,7 +140,7 @@ def test_a_commit_needs_its_lock_and_the_least_timestamp(bench: Bench) -> None:
     assert bench.prewrite(10, put(K), min_commit_ts=30) == ""
     assert bench.commit(10, 10, K) == "abort"
     assert bench.commit(10, 29, K) == "commit_ts_expired"
-    assert bench.outcome.answer.error.commit_ts_expired.min_commit_ts == 30  # type: ignore[attr-defined]
+    assert bench.outcome.answer.error.commit_ts_expired.min_commit_ts == 30
     assert bench.commit(10, 30, K) == ""
     assert bench.outcome.released == (Released(keys.encode(K), 10, 30),)
     assert bench.roll_back(10, K) == "abort"

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -57,7 +58,7 @@ class Stream:
 
 
 def serving(stream: Stream) -> asyncio.Task[None]:
-    service = Service(Raw(), Registry())  # type: ignore[arg-type]
+    service = Service(Raw(), MagicMock(), Registry())  # type: ignore[arg-type]
     return asyncio.create_task(service.batch_commands(stream))  # type: ignore[arg-type]
 
 

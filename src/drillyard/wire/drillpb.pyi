@@ -608,3 +608,31 @@ class SnapshotPart(_message.Message):
     region: _metapb_pb2.Region
     pairs: _containers.RepeatedCompositeFieldContainer[Pair]
     def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ..., pairs: _Optional[_Iterable[_Union[Pair, _Mapping[str, _Any]]]] = ...) -> None: ...
+
+class WaitFor(_message.Message):
+    __slots__ = ("txn", "holder", "key")
+    TXN_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    txn: int
+    holder: int
+    key: bytes
+    def __init__(self, txn: _Optional[int] = ..., holder: _Optional[int] = ..., key: _Optional[bytes] = ...) -> None: ...
+
+class DetectRequest(_message.Message):
+    __slots__ = ("cluster_id", "wait", "ends")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    ENDS_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: int
+    wait: WaitFor
+    ends: bool
+    def __init__(self, cluster_id: _Optional[int] = ..., wait: _Optional[_Union[WaitFor, _Mapping[str, _Any]]] = ..., ends: _Optional[bool] = ...) -> None: ...
+
+class DetectResponse(_message.Message):
+    __slots__ = ("circle", "is_detector")
+    CIRCLE_FIELD_NUMBER: _ClassVar[int]
+    IS_DETECTOR_FIELD_NUMBER: _ClassVar[int]
+    circle: _containers.RepeatedCompositeFieldContainer[WaitFor]
+    is_detector: bool
+    def __init__(self, circle: _Optional[_Iterable[_Union[WaitFor, _Mapping[str, _Any]]]] = ..., is_detector: _Optional[bool] = ...) -> None: ...

@@ -42,6 +42,17 @@ class MEMBERS:
     )
 
 
+class DEADLOCKS:
+    """drillpb.Deadlocks"""
+
+    Detect: Final = Method(
+        "/drillpb.Deadlocks/Detect",
+        drillpb.DetectRequest,
+        drillpb.DetectResponse,
+        Kind.UNARY,
+    )
+
+
 class HEALTH:
     """grpc.health.v1.Health"""
 

@@ -275,6 +275,15 @@ class Store:
             self._touched[context.region_id] = None
         return self._with_neighbours(error)
 
+    def refusal(self, context: Context) -> RegionError | None:
+        """What a request with this context would be refused with now, if anything."""
+        replica = self._replica_for(context)
+        if not isinstance(replica, Replica):
+            return replica
+        if context.version != replica.region.epoch.version:
+            return self._with_neighbours(EpochNotMatch((replica.region,)))
+        return None
+
     def _replica_for(self, context: Context) -> Replica | RegionError:
         if context.store_id != self.id:
             return StoreNotMatch(context.store_id, self.id)

@@ -61,7 +61,7 @@ class Transact:
 class Transacted:
     """What came of it. `blocked`: the first lock of another transaction that stood in the way."""
 
-    answer: Message
+    answer: Any  # the message of the kind's response
     released: tuple[Released, ...] = ()
     blocked: KeyIsLocked | None = None
 

@@ -31,8 +31,12 @@ from drillyard.emulator.storage import Batch, Storage, StorageFailed, StorageOpt
 from drillyard.emulator.store.region import Peer, Region
 from drillyard.emulator.store.replica import Settings
 from drillyard.emulator.store.store import first_region
+from drillyard.emulator.tikv.access import Access
+from drillyard.emulator.tikv.deadlocks import Deadlocks
 from drillyard.emulator.tikv.engine import Engine, Identity
-from drillyard.emulator.tikv.heartbeats import Heartbeats, Periods, Traffic
+from drillyard.emulator.tikv.garbage import GarbageCollector
+from drillyard.emulator.tikv.heartbeats import Heartbeats, Periods
+from drillyard.emulator.tikv.lock_waits import LockWaits
 from drillyard.emulator.tikv.online_config import OnlineConfig
 from drillyard.emulator.tikv.pd import Endpoint, PdClient, PdRefused, endpoint_of, error_of
 from drillyard.emulator.tikv.raw import RawKv
@@ -40,8 +44,11 @@ from drillyard.emulator.tikv.records import IDENTITY_KEY, pack_region
 from drillyard.emulator.tikv.service import Service
 from drillyard.emulator.tikv.status import StatusServer, config_document
 from drillyard.emulator.tikv.sweep import Sweep
+from drillyard.emulator.tikv.transactions import TxnKv
+from drillyard.emulator.tikv.txn_metrics import TxnMetrics
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH, ON_DISK_FORMAT
 from drillyard.wire import drillpb, metapb, pdpb, services
+from drillyard.wire.rpc import Handlers
 
 Address = tuple[str, int]
 
@@ -287,13 +294,22 @@ class TikvServer:
         self._count_steps(heartbeats)
         transport.identify(identity.cluster_id, identity.store_id)
         online = self._online(engine, heartbeats)
-        await self._listen(stack, engine, transport, (heartbeats.traffic, online))
+        deadlocks = Deadlocks(engine, transport, lambda: self._first_leader(pd))
+        stack.callback(deadlocks.close)
+        access = Access(engine)
+        txn_metrics = TxnMetrics(self._member.metrics)
+        transactions = TxnKv(access, LockWaits(access, deadlocks), heartbeats.traffic, txn_metrics)
+        raw = RawKv(engine, heartbeats.traffic, unix_s if configuration.has_ttl else None)
+        service = Service(raw, transactions, self._member.metrics)
+        peers = transport.handlers(engine.deliver, engine.receive_snapshot)
+        await self._listen(stack, engine, online, {**service.handlers(), **peers, **deadlocks.handlers()})
         self._log.info("start raft store thread", store_id=identity.store_id)
         background(engine.tick_forever(), "ticks")
         await self._put_store(pd, identity.store_id)
         background(heartbeats.report_store_forever(), "store heartbeats")
         background(heartbeats.report_regions_forever(), "region heartbeats")
         background(engine.measure_forever(), "measuring")
+        background(GarbageCollector(engine, pd, transactions, self._log).run_forever(), "garbage collection")
         background(pd.watch(), "watching PD")
         if configuration.has_ttl:
             sweep = Sweep(engine, unix_s, lambda: online.values["storage.ttl-check-poll-interval"], self._log)
@@ -429,21 +445,21 @@ class TikvServer:
             return None
         return answer.store.peer_address or answer.store.address or None
 
+    @staticmethod
+    async def _first_leader(pd: PdClient) -> int:
+        """The store that leads the region at the start of the key space; 0 if PD does not know."""
+        request = pdpb.GetRegionRequest(header=pdpb.RequestHeader(), region_key=b"")
+        with contextlib.suppress(PdRefused):  # the heartbeats meet it too
+            return (await pd.call(services.PD.GetRegion, request)).leader.store_id
+        return 0
+
     # ---- listening ----
 
     async def _listen(
-        self,
-        stack: contextlib.AsyncExitStack,
-        engine: Engine,
-        transport: Transport,
-        parts: tuple[Traffic, OnlineConfig],
+        self, stack: contextlib.AsyncExitStack, engine: Engine, online: OnlineConfig, handlers: Handlers
     ) -> None:
         member, configuration = self._member, self._configuration
-        traffic, online = parts
-        raw = RawKv(engine, traffic, unix_s if configuration.has_ttl else None)
-        service = Service(raw, member.metrics)
-        peers = transport.handlers(engine.deliver, engine.receive_snapshot)
-        listener = await member.listen(*configuration.address, {**service.handlers(), **peers})
+        listener = await member.listen(*configuration.address, handlers)
         stack.push_async_callback(listener.close)
         self._log.info("listening on addr", addr=_written(configuration.address))
         status = StatusServer(engine, member, online, lambda: config_document(_shown(self._configuration)))

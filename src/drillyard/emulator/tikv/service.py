@@ -4,8 +4,8 @@ Rules: requests of one BatchCommands stream are served at the same time and answ
 finished by then; a slow one holds nobody up. At most `MAX_IN_FLIGHT` of a stream are served or wait for the client to
 read their answers; the stream is not read further meanwhile. The arm of the answer is the arm of the question.
 
-Transactions are not emulated. Each of their methods answers at once, in the field that its clients treat as final
-(`abort` of a KeyError, or the error text), so that a client fails with the reason instead of trying for ever.
+What is not emulated (the coprocessor, imports) answers at once, in the field that its clients treat as final (`abort`
+of a KeyError, or the error text), so that a client fails with the reason instead of trying for ever.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from google.protobuf.message import Message
 from drillyard.emulator import health
 from drillyard.emulator.metrics import Histogram, Registry
 from drillyard.emulator.tikv.raw import RawKv
-from drillyard.wire import tikvpb
+from drillyard.emulator.tikv.transactions import TxnKv
+from drillyard.wire import kvrpcpb, tikvpb
 from drillyard.wire.method import Method
 from drillyard.wire.rpc import Handlers, RpcError, ServerStream, Status
 from drillyard.wire.services import TIKV
 
 MAX_IN_FLIGHT = 1024
 SEND_BYTES = 16 << 20  # after which answers of a batch wait for the next message
-NO_TRANSACTIONS = "this is an emulated TiKV: it serves RawKV only, not {}"
+NOT_SERVED = "this is an emulated TiKV: it does not serve {}"
 
 Answer = tuple[tikvpb.BatchCommandsResponse.Response, int]
 Handler = Callable[[Any], Awaitable[Any]]
 BatchStream = ServerStream[tikvpb.BatchCommandsRequest, tikvpb.BatchCommandsResponse]
 
 # The names of the arms whose handlers serve real requests; those of the methods differ only in their spelling.
-RAW_ARMS: dict[str, Method[Any, Any]] = {
+ARMS: dict[str, Method[Any, Any]] = {
     "raw_get": TIKV.RawGet,
     "raw_batch_get": TIKV.RawBatchGet,
     "raw_put": TIKV.RawPut,
@@ -45,26 +46,26 @@ RAW_ARMS: dict[str, Method[Any, Any]] = {
     "raw_scan": TIKV.RawScan,
     "raw_delete_range": TIKV.RawDeleteRange,
     "raw_batch_scan": TIKV.RawBatchScan,
+    "get": TIKV.KvGet,
+    "scan": TIKV.KvScan,
+    "prewrite": TIKV.KvPrewrite,
+    "commit": TIKV.KvCommit,
+    "cleanup": TIKV.KvCleanup,
+    "batch_get": TIKV.KvBatchGet,
+    "batch_rollback": TIKV.KvBatchRollback,
+    "scan_lock": TIKV.KvScanLock,
+    "resolve_lock": TIKV.KvResolveLock,
+    "gc": TIKV.KvGC,
+    "delete_range": TIKV.KvDeleteRange,
+    "pessimistic_lock": TIKV.KvPessimisticLock,
+    "pessimistic_rollback": TIKV.KVPessimisticRollback,
+    "check_txn_status": TIKV.KvCheckTxnStatus,
+    "txn_heart_beat": TIKV.KvTxnHeartBeat,
+    "check_secondary_locks": TIKV.KvCheckSecondaryLocks,
 }
 
 REFUSED: tuple[Method[Any, Any], ...] = (
-    TIKV.KvGet,
-    TIKV.KvScan,
-    TIKV.KvPrewrite,
-    TIKV.KvPessimisticLock,
-    TIKV.KVPessimisticRollback,
-    TIKV.KvTxnHeartBeat,
-    TIKV.KvCheckTxnStatus,
-    TIKV.KvCheckSecondaryLocks,
-    TIKV.KvCommit,
     TIKV.KvImport,
-    TIKV.KvCleanup,
-    TIKV.KvBatchGet,
-    TIKV.KvBatchRollback,
-    TIKV.KvScanLock,
-    TIKV.KvResolveLock,
-    TIKV.KvGC,
-    TIKV.KvDeleteRange,
     TIKV.Coprocessor,
     TIKV.RawCoprocessor,
 )
@@ -72,7 +73,7 @@ REFUSED: tuple[Method[Any, Any], ...] = (
 
 def refuse(answer: Message, name: str) -> None:
     """Fills in the refusal, in whichever field this answer has for an error that ends the client's attempt."""
-    text = NO_TRANSACTIONS.format(name)
+    text = NOT_SERVED.format(name)
     fields = answer.DESCRIPTOR.fields_by_name
     for candidate in ("error", "errors", "other_error"):
         field = fields.get(candidate)
@@ -89,7 +90,7 @@ def refuse(answer: Message, name: str) -> None:
 
 
 class Service:
-    def __init__(self, raw: RawKv, metrics: Registry) -> None:
+    def __init__(self, raw: RawKv, txn: TxnKv, metrics: Registry) -> None:
         served: dict[Method[Any, Any], Handler] = {
             TIKV.RawGet: raw.get,
             TIKV.RawBatchGet: raw.batch_get,
@@ -103,6 +104,23 @@ class Service:
             TIKV.RawCompareAndSwap: raw.compare_and_swap,
             TIKV.RawGetKeyTTL: raw.key_ttl,
             TIKV.RawChecksum: raw.checksum,
+            TIKV.KvGet: txn.get,
+            TIKV.KvBatchGet: txn.batch_get,
+            TIKV.KvScan: txn.scan,
+            TIKV.KvScanLock: txn.scan_lock,
+            TIKV.KvPrewrite: txn.prewrite,
+            TIKV.KvCommit: txn.commit,
+            TIKV.KvCleanup: txn.cleanup,
+            TIKV.KvBatchRollback: txn.batch_rollback,
+            TIKV.KvPessimisticLock: txn.pessimistic_lock,
+            TIKV.KVPessimisticRollback: txn.pessimistic_rollback,
+            TIKV.KvTxnHeartBeat: txn.txn_heart_beat,
+            TIKV.KvCheckTxnStatus: txn.check_txn_status,
+            TIKV.KvCheckSecondaryLocks: txn.check_secondary_locks,
+            TIKV.KvResolveLock: txn.resolve_lock,
+            TIKV.KvGC: txn.gc,
+            TIKV.KvDeleteRange: txn.delete_range,
+            TIKV.GetStoreSafeTS: _safe_ts,
         }
         durations = metrics.histogram(
             "tikv_grpc_msg_duration_seconds", "How long the messages of clients took.", ("type", "priority")
@@ -112,7 +130,7 @@ class Service:
             for method, handler in served.items()
         }
         self._unary |= {method: _refusing(method) for method in REFUSED}
-        self._arms: Mapping[str, Handler] = {arm: self._unary[method] for arm, method in RAW_ARMS.items()}
+        self._arms: Mapping[str, Handler] = {arm: self._unary[method] for arm, method in ARMS.items()}
 
     def handlers(self) -> Handlers:
         return {**self._unary, TIKV.BatchCommands: self.batch_commands, **health.handlers()}
@@ -245,7 +263,12 @@ def _refusing(method: Method[Any, Any]) -> Handler:
     return refusing
 
 
+async def _safe_ts(request: kvrpcpb.StoreSafeTSRequest) -> kvrpcpb.StoreSafeTSResponse:
+    """0: nothing may be read stale here. Clients ask every store every other second."""
+    return kvrpcpb.StoreSafeTSResponse(safe_ts=0)
+
+
 def snake(name: str) -> str:
     """RawBatchGet as the metrics spell it: raw_batch_get."""
-    words = name.replace("TTL", "Ttl")
+    words = name.replace("TTL", "Ttl").replace("GC", "Gc").replace("KV", "Kv")
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in words).lstrip("_")
