@@ -153,7 +153,7 @@ def test_an_answer_without_a_field_for_the_refusal_ends_the_stream_and_not_the_m
         alarms: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: alarms.append(context))
         batch: Any = Stream([b"1"], lambda message: asyncio.sleep(0))
-        asked = tikvpb.BatchCommandsRequest.Request(get=kvrpcpb.GetRequest())
+        asked = tikvpb.BatchCommandsRequest.Request(coprocessor={})
         request = tikvpb.BatchCommandsRequest(requests=[asked], request_ids=[1])
 
         async def once() -> tikvpb.BatchCommandsRequest:
@@ -163,7 +163,7 @@ def test_an_answer_without_a_field_for_the_refusal_ends_the_stream_and_not_the_m
             return request
 
         batch.__class__ = type("Once", (Stream,), {"__anext__": lambda self: once()})
-        with pytest.raises(RpcError, match="get"):
+        with pytest.raises(RpcError, match="coprocessor"):
             async with asyncio.timeout(10):
                 await serving(batch)
         gc.collect()

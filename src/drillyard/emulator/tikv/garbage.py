@@ -16,6 +16,7 @@ from drillyard.emulator.tikv.pd import PdClient
 from drillyard.emulator.tikv.raw import Rejected
 from drillyard.emulator.tikv.transactions import TxnKv
 from drillyard.wire import kvrpcpb, metapb, pdpb, services
+from drillyard.wire.rpc import RpcError
 
 POLL_S = 10.0
 
@@ -32,7 +33,11 @@ class GarbageCollector:
         while True:
             await asyncio.sleep(POLL_S)
             request = pdpb.GetGCSafePointRequest(header=pdpb.RequestHeader())
-            safe_point = (await self._pd.call(services.PD.GetGCSafePoint, request)).safe_point
+            try:
+                safe_point = (await self._pd.call(services.PD.GetGCSafePoint, request)).safe_point
+            except RpcError as error:  # a PD that knows no safe point: nothing is ever garbage then
+                self._log.warn("failed to get safe point", err=error)
+                return
             if safe_point:
                 await self.collect(safe_point)
 
