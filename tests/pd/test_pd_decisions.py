@@ -155,6 +155,34 @@ def test_what_is_shown(whole: PdProcesses, path: str, answer: object) -> None:
     assert whole.send(leader_of(whole), "GET", f"{V1}/{path}") == (200, answer)
 
 
+def test_hot_spots_and_the_trend_have_the_fields_of_the_real_ones(whole: PdProcesses) -> None:
+    leader = leader_of(whole)
+    for kind in ("write", "read"):
+        shown = whole.ask(leader, f"{V1}/hotspot/regions/{kind}")
+        assert list(shown) == ["as_peer", "as_leader"]
+        assert list(shown["as_peer"]) == ["1", "2", "3"]
+        assert list(shown["as_leader"]["1"].items()) == [
+            ("store_bytes", 0),
+            ("store_keys", 0),
+            ("store_query", 0),
+            ("total_flow_bytes", 0),
+            ("total_flow_keys", 0),
+            ("total_flow_query", 0),
+            ("regions_count", 0),
+            ("statistics", []),
+        ]
+        assert list(whole.ask(leader, f"{V1}/hotspot/regions/{kind}?store_id=2")["as_peer"]) == ["2"]
+        assert whole.send(leader, "GET", f"{V1}/hotspot/regions/{kind}?store_id=x") == (400, "invalid store id: x")
+    rates = whole.ask(leader, f"{V1}/hotspot/stores")
+    assert sorted(rates) == sorted(
+        f"{what}-{kind}-rate" for what in ("bytes", "keys", "query") for kind in ("write", "read")
+    )
+    trend = whole.ask(leader, f"{V1}/trend")
+    assert [store["id"] for store in trend["stores"]] == [1, 2, 3]
+    assert trend["stores"][0]["hot_write_region_flows"] is None
+    assert whole.send(leader, "GET", f"{V1}/hotspot/regions/history") == (400, "unexpected end of JSON input")
+
+
 def test_a_mistake_among_settings_changes_none(whole: PdProcesses) -> None:
     leader = leader_of(whole)
     before = whole.ask(leader, f"{V1}/config")

@@ -630,8 +630,22 @@ class StoreHeartbeatResponse(_message.Message):
     state: _metapb_pb2.NodeState
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping[str, _Any]]] = ..., cluster_version: _Optional[str] = ..., require_detailed_report: _Optional[bool] = ..., state: _Optional[_Union[_metapb_pb2.NodeState, str]] = ...) -> None: ...
 
+class PeerStat(_message.Message):
+    __slots__ = ("region_id", "read_keys", "read_bytes", "written_keys", "written_bytes")
+    REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    READ_KEYS_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_KEYS_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    region_id: int
+    read_keys: int
+    read_bytes: int
+    written_keys: int
+    written_bytes: int
+    def __init__(self, region_id: _Optional[int] = ..., read_keys: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_keys: _Optional[int] = ..., written_bytes: _Optional[int] = ...) -> None: ...
+
 class StoreStats(_message.Message):
-    __slots__ = ("store_id", "capacity", "available", "region_count", "sending_snap_count", "receiving_snap_count", "start_time", "applying_snap_count", "is_busy", "used_size", "bytes_written", "keys_written", "bytes_read", "keys_read", "interval", "cpu_usages", "read_io_rates", "write_io_rates", "op_latencies", "slow_score", "damaged_regions_id", "is_apply_busy", "is_grpc_paused", "total_memory", "used_memory", "is_stopping")
+    __slots__ = ("store_id", "capacity", "available", "region_count", "sending_snap_count", "receiving_snap_count", "start_time", "applying_snap_count", "is_busy", "used_size", "bytes_written", "keys_written", "bytes_read", "keys_read", "interval", "cpu_usages", "read_io_rates", "write_io_rates", "op_latencies", "peer_stats", "slow_score", "damaged_regions_id", "is_apply_busy", "is_grpc_paused", "total_memory", "used_memory", "is_stopping")
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_FIELD_NUMBER: _ClassVar[int]
@@ -651,6 +665,7 @@ class StoreStats(_message.Message):
     READ_IO_RATES_FIELD_NUMBER: _ClassVar[int]
     WRITE_IO_RATES_FIELD_NUMBER: _ClassVar[int]
     OP_LATENCIES_FIELD_NUMBER: _ClassVar[int]
+    PEER_STATS_FIELD_NUMBER: _ClassVar[int]
     SLOW_SCORE_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_REGIONS_ID_FIELD_NUMBER: _ClassVar[int]
     IS_APPLY_BUSY_FIELD_NUMBER: _ClassVar[int]
@@ -677,6 +692,7 @@ class StoreStats(_message.Message):
     read_io_rates: _containers.RepeatedCompositeFieldContainer[RecordPair]
     write_io_rates: _containers.RepeatedCompositeFieldContainer[RecordPair]
     op_latencies: _containers.RepeatedCompositeFieldContainer[RecordPair]
+    peer_stats: _containers.RepeatedCompositeFieldContainer[PeerStat]
     slow_score: int
     damaged_regions_id: _containers.RepeatedScalarFieldContainer[int]
     is_apply_busy: bool
@@ -684,7 +700,7 @@ class StoreStats(_message.Message):
     total_memory: int
     used_memory: int
     is_stopping: bool
-    def __init__(self, store_id: _Optional[int] = ..., capacity: _Optional[int] = ..., available: _Optional[int] = ..., region_count: _Optional[int] = ..., sending_snap_count: _Optional[int] = ..., receiving_snap_count: _Optional[int] = ..., start_time: _Optional[int] = ..., applying_snap_count: _Optional[int] = ..., is_busy: _Optional[bool] = ..., used_size: _Optional[int] = ..., bytes_written: _Optional[int] = ..., keys_written: _Optional[int] = ..., bytes_read: _Optional[int] = ..., keys_read: _Optional[int] = ..., interval: _Optional[_Union[TimeInterval, _Mapping[str, _Any]]] = ..., cpu_usages: _Optional[_Iterable[_Union[RecordPair, _Mapping[str, _Any]]]] = ..., read_io_rates: _Optional[_Iterable[_Union[RecordPair, _Mapping[str, _Any]]]] = ..., write_io_rates: _Optional[_Iterable[_Union[RecordPair, _Mapping[str, _Any]]]] = ..., op_latencies: _Optional[_Iterable[_Union[RecordPair, _Mapping[str, _Any]]]] = ..., slow_score: _Optional[int] = ..., damaged_regions_id: _Optional[_Iterable[int]] = ..., is_apply_busy: _Optional[bool] = ..., is_grpc_paused: _Optional[bool] = ..., total_memory: _Optional[int] = ..., used_memory: _Optional[int] = ..., is_stopping: _Optional[bool] = ...) -> None: ...
+    def __init__(self, store_id: _Optional[int] = ..., capacity: _Optional[int] = ..., available: _Optional[int] = ..., region_count: _Optional[int] = ..., sending_snap_count: _Optional[int] = ..., receiving_snap_count: _Optional[int] = ..., start_time: _Optional[int] = ..., applying_snap_count: _Optional[int] = ..., is_busy: _Optional[bool] = ..., used_size: _Optional[int] = ..., bytes_written: _Optional[int] = ..., keys_written: _Optional[int] = ..., bytes_read: _Optional[int] = ..., keys_read: _Optional[int] = ..., interval: _Optional[_Union[TimeInterval, _Mapping[str, _Any]]] = ..., cpu_usages: _Optional[_Iterable[_Union[RecordPair, _Mapping[str, _Any]]]] = ..., read_io_rates: _Optional[_Iterable[_Union[RecordPair, _Mapping[str, _Any]]]] = ..., write_io_rates: _Optional[_Iterable[_Union[RecordPair, _Mapping[str, _Any]]]] = ..., op_latencies: _Optional[_Iterable[_Union[RecordPair, _Mapping[str, _Any]]]] = ..., peer_stats: _Optional[_Iterable[_Union[PeerStat, _Mapping[str, _Any]]]] = ..., slow_score: _Optional[int] = ..., damaged_regions_id: _Optional[_Iterable[int]] = ..., is_apply_busy: _Optional[bool] = ..., is_grpc_paused: _Optional[bool] = ..., total_memory: _Optional[int] = ..., used_memory: _Optional[int] = ..., is_stopping: _Optional[bool] = ...) -> None: ...
 
 class TimeInterval(_message.Message):
     __slots__ = ("start_timestamp", "end_timestamp")

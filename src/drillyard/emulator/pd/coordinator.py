@@ -17,6 +17,7 @@ from typing import Any
 from drillyard.emulator.pd.cluster import Cluster, state_name
 from drillyard.emulator.pd.config import Settings
 from drillyard.emulator.pd.departures import Departures
+from drillyard.emulator.pd.hotspots import READ, WRITE, Flow, HotPeers
 from drillyard.emulator.pd.operators import Operator, Status
 from drillyard.emulator.pd.outcomes import Outcome, Refusal
 from drillyard.emulator.pd.placement import Placement
@@ -27,6 +28,7 @@ from drillyard.wire import drillpb, metapb, pdpb
 ID_WINDOW = 1000
 ID_RESERVE = 100  # ids left when the next window is asked for
 TSO_WINDOW_MS = 3000
+LOOK_EVERY_NS = 5 * 10**8
 BEAT_PERSIST_NS = 5 * 10**9  # the replicated time of a store's heartbeat lags behind the heard one by no more
 
 
@@ -108,6 +110,8 @@ class Coordinator:
         self.reports = Reports()
         self.placement = Placement(cluster, self.reports, settings.placing, self.take_id)
         self.departures = Departures()
+        self._looked_ns = 0
+        self.written, self.read = HotPeers(WRITE), HotPeers(READ)
         self._next_id, self._ids_end = ids
         self._is_widening = False
         self._beats: dict[int, int] = {}  # store -> the time of its heartbeat on its way into the log
@@ -176,11 +180,21 @@ class Coordinator:
             self._note("store is up", store_id=store.id, store_address=store.address)
             self._output.wants_tick = True
         self.reports.hear_store(stats, now_ns)
+        self._hear_reads(stats, now_ns)
         if now_ns - max(store.last_heartbeat, self._beats.get(store.id, 0)) > BEAT_PERSIST_NS:
             self._beats[store.id] = now_ns
             beat = drillpb.PdStoreBeat(store_id=store.id, at_ns=now_ns)
             self._output.proposals.append(Proposal(drillpb.PdCommand(store_beat=beat)))
         return None
+
+    def _hear_reads(self, stats: pdpb.StoreStats, now_ns: int) -> None:
+        span = stats.interval.end_timestamp - stats.interval.start_timestamp
+        for each in stats.peer_stats:
+            region = self.cluster.regions.get(each.region_id)
+            report = self.reports.regions.get(each.region_id)
+            if region is not None and report is not None:
+                flow = Flow(each.read_bytes, each.read_keys, span, now_ns)
+                self.read.hear(region, report.leader, stats.store_id, flow)
 
     # ---- regions ----
 
@@ -199,6 +213,10 @@ class Coordinator:
             self._refuse(request, f"region is stale: term {request.term} of region {request.region.id}")
             return
         self.reports.hear_region(request)
+        span = request.interval.end_timestamp - request.interval.start_timestamp
+        flow = Flow(request.bytes_written, request.keys_written, span, now_ns)
+        for peer in request.region.peers:
+            self.written.hear(request.region, request.leader, peer.store_id, flow)
         self.placement.hear(request.region.id, now_ns)
 
     def _refuse(self, request: pdpb.RegionHeartbeatRequest, message: str) -> None:
@@ -215,11 +233,19 @@ class Coordinator:
 
         One call does little. True means that the next call should be soon.
         """
-        for command in self.departures.look(self.cluster, self.reports, now_ns):
-            self._output.proposals.append(Proposal(command))
+        if now_ns - self._looked_ns >= LOOK_EVERY_NS:
+            self._looked_ns = now_ns
+            self._look(now_ns)
+        return self.placement.tick(now_ns)
+
+    def _look(self, now_ns: int) -> None:
+        """What is heard of is compared with what is there."""
         if len(self.reports.regions) > len(self.cluster.regions):
             self.reports.keep_only(self.cluster)
-        return self.placement.tick(now_ns)
+        for hot in (self.written, self.read):
+            hot.keep(self.cluster.regions.get, now_ns)
+        for command in self.departures.look(self.cluster, self.reports, now_ns):
+            self._output.proposals.append(Proposal(command))
 
     # ---- output ----
 

@@ -21,6 +21,7 @@ from drillyard.emulator.pd.member import PdMember, split_url
 from drillyard.emulator.pd.routes.administration import AdminRoutes
 from drillyard.emulator.pd.routes.answers import Answer, ClusterHandler, Handler, Refused, Room, Route, answer_json
 from drillyard.emulator.pd.routes.configuration import ConfigRoutes
+from drillyard.emulator.pd.routes.hotspots import HotspotRoutes
 from drillyard.emulator.pd.routes.members import MemberRoutes
 from drillyard.emulator.pd.routes.operators import OperatorRoutes
 from drillyard.emulator.pd.routes.regions import RegionRoutes
@@ -59,6 +60,7 @@ class PdHttp:
             RegionRoutes(member),
             OperatorRoutes(member),
             SchedulerRoutes(member),
+            HotspotRoutes(member),
             SafePointRoutes(member),
             RuleRoutes(member),
             AdminRoutes(member),

@@ -30,6 +30,7 @@ from drillyard.emulator.pd.coordinator import (
     start_of,
 )
 from drillyard.emulator.pd.departures import Departures
+from drillyard.emulator.pd.hotspots import HotPeers
 from drillyard.emulator.pd.outcomes import Outcome, Refusal
 from drillyard.emulator.pd.placement import Placement
 from drillyard.emulator.pd.reports import Reports
@@ -86,6 +87,10 @@ class Leadership:
     @property
     def reports(self) -> Reports:
         return self.coordinator.reports
+
+    @property
+    def hot(self) -> dict[str, HotPeers]:
+        return {"write": self.coordinator.written, "read": self.coordinator.read}
 
     @property
     def departures(self) -> Departures:
