@@ -96,15 +96,28 @@ def test_a_fresh_pd_has_its_region_split_and_each_part_replicated(pd: RealPd, st
     client.close()
 
 
-def test_a_replicated_region_is_not_split(pd: RealPd, stores: list[TikvProcess]) -> None:
+def test_a_region_is_split_and_merged_by_pd_ctl(pd: RealPd, stores: list[TikvProcess]) -> None:
     stop_balancing(pd)
-    region = pd.region()
-    pd.control("operator", "add", "split-region", str(region["id"]), "--policy=approximate")
-    wait_until("the split is declined", lambda: "several peers is not supported" in log_of(stores))
-    pd.control("operator", "remove", str(region["id"]))
-    after = pd.region()
-    assert [after[part] for part in ("id", "epoch", "end_key")] == [region[part] for part in ("id", "epoch", "end_key")]
-    write_and_read(pd, b"in one piece")
+    write_and_read(pd, b"b")
+    before = pd.region()
+    pd.control("operator", "add", "split-region", str(before["id"]), "--policy=scan")
+    wait_until("six regions", lambda: len(pd.regions()) == 6)
+    wait_until("each part is led", lambda: all(region["leader"].get("store_id") for region in pd.regions()))
+    left, right = pd.regions()[:2]
+    assert right["id"] == before["id"]
+    assert left["end_key"] == right["start_key"]
+    assert {peer["store_id"] for peer in left["peers"]} == {peer["store_id"] for peer in right["peers"]}
+    write_and_read(pd, b"a")
+    write_and_read(pd, b"c")
+    pd.control("operator", "add", "merge-region", str(left["id"]), str(right["id"]))
+    wait_until("five regions again", lambda: len(pd.regions()) == 5)
+    merged = pd.region()
+    assert (merged["id"], merged["start_key"], merged["end_key"]) == (right["id"], "", before["end_key"])
+    assert merged["epoch"]["version"] > max(left["epoch"]["version"], right["epoch"]["version"])
+    client = RawClient(pd.endpoints.split(","))
+    assert [client.get(key) for key in (b"a", b"b", b"c")] == [b"value of a", b"value of b", b"value of c"]
+    client.close()
+    wait_until("the source is gone everywhere", lambda: log_of(stores).count(f"region {left['id']} is a part") == 3)
 
 
 def test_leadership_moves_by_pd_ctl(pd: RealPd, stores: list[TikvProcess]) -> None:
@@ -126,7 +139,8 @@ def test_a_peer_moves_to_a_fourth_store_through_the_joint_state(pd: RealPd, stor
     wait_until("the peer has moved", lambda: fourth in pd.voters() and leaving not in pd.voters())
     assert len(pd.voters()) == 3
     # One for the learner, two for entering and two for leaving the joint state, one for the removal.
-    assert pd.region()["epoch"] == {"conf_ver": region["epoch"]["conf_ver"] + 6, "version": 5}
+    moved = {"conf_ver": region["epoch"]["conf_ver"] + 6, "version": region["epoch"]["version"]}
+    assert pd.region()["epoch"] == moved
     write_and_read(pd, b"moved")
     left = next(member for member in stores if pd.store_ids()[member.address] == leaving)
     wait_until("the old peer is destroyed", lambda: "is destroyed" in left.log_text)

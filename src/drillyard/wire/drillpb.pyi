@@ -102,20 +102,30 @@ class RaftMessage(_message.Message):
     def __init__(self, kind: _Optional[int] = ..., sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., index: _Optional[int] = ..., log_term: _Optional[int] = ..., commit: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping[str, _Any]]]] = ..., reject: _Optional[bool] = ..., hint_index: _Optional[int] = ..., hint_term: _Optional[int] = ..., context: _Optional[bytes] = ..., forced: _Optional[bool] = ..., snapshot: _Optional[_Union[SnapshotMeta, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("cluster_id", "region_id", "region_epoch", "from_peer", "to_peer", "message")
+    __slots__ = ("cluster_id", "region_id", "region_epoch", "from_peer", "to_peer", "message", "range")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     REGION_ID_FIELD_NUMBER: _ClassVar[int]
     REGION_EPOCH_FIELD_NUMBER: _ClassVar[int]
     FROM_PEER_FIELD_NUMBER: _ClassVar[int]
     TO_PEER_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RANGE_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     region_id: int
     region_epoch: _metapb_pb2.RegionEpoch
     from_peer: _metapb_pb2.Peer
     to_peer: _metapb_pb2.Peer
     message: RaftMessage
-    def __init__(self, cluster_id: _Optional[int] = ..., region_id: _Optional[int] = ..., region_epoch: _Optional[_Union[_metapb_pb2.RegionEpoch, _Mapping[str, _Any]]] = ..., from_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ..., to_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ..., message: _Optional[_Union[RaftMessage, _Mapping[str, _Any]]] = ...) -> None: ...
+    range: KeyRange
+    def __init__(self, cluster_id: _Optional[int] = ..., region_id: _Optional[int] = ..., region_epoch: _Optional[_Union[_metapb_pb2.RegionEpoch, _Mapping[str, _Any]]] = ..., from_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ..., to_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ..., message: _Optional[_Union[RaftMessage, _Mapping[str, _Any]]] = ..., range: _Optional[_Union[KeyRange, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class KeyRange(_message.Message):
+    __slots__ = ("start", "end")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    start: bytes
+    end: bytes
+    def __init__(self, start: _Optional[bytes] = ..., end: _Optional[bytes] = ...) -> None: ...
 
 class Envelopes(_message.Message):
     __slots__ = ("envelopes",)
@@ -499,6 +509,32 @@ class Split(_message.Message):
     parts: _containers.RepeatedCompositeFieldContainer[Split.Part]
     def __init__(self, keys: _Optional[_Iterable[bytes]] = ..., parts: _Optional[_Iterable[_Union[Split.Part, _Mapping[str, _Any]]]] = ...) -> None: ...
 
+class PrepareMerge(_message.Message):
+    __slots__ = ("target", "min_index")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    MIN_INDEX_FIELD_NUMBER: _ClassVar[int]
+    target: _metapb_pb2.Region
+    min_index: int
+    def __init__(self, target: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ..., min_index: _Optional[int] = ...) -> None: ...
+
+class CommitMerge(_message.Message):
+    __slots__ = ("source", "index", "entries", "absorbed")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    ABSORBED_FIELD_NUMBER: _ClassVar[int]
+    source: _metapb_pb2.Region
+    index: int
+    entries: _containers.RepeatedCompositeFieldContainer[Entry]
+    absorbed: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, source: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ..., index: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping[str, _Any]]]] = ..., absorbed: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class RollbackMerge(_message.Message):
+    __slots__ = ("index",)
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    def __init__(self, index: _Optional[int] = ...) -> None: ...
+
 class Transaction(_message.Message):
     __slots__ = ("kind", "request", "keys", "safe_point")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -538,7 +574,7 @@ class Transaction(_message.Message):
     def __init__(self, kind: _Optional[_Union[Transaction.Kind, str]] = ..., request: _Optional[bytes] = ..., keys: _Optional[_Iterable[bytes]] = ..., safe_point: _Optional[int] = ...) -> None: ...
 
 class Command(_message.Message):
-    __slots__ = ("version", "conf_ver", "mutations", "swap", "change", "compact_to", "split", "transaction")
+    __slots__ = ("version", "conf_ver", "mutations", "swap", "change", "compact_to", "split", "prepare_merge", "commit_merge", "rollback_merge", "transaction")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CONF_VER_FIELD_NUMBER: _ClassVar[int]
     MUTATIONS_FIELD_NUMBER: _ClassVar[int]
@@ -546,6 +582,9 @@ class Command(_message.Message):
     CHANGE_FIELD_NUMBER: _ClassVar[int]
     COMPACT_TO_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
+    PREPARE_MERGE_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_MERGE_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_MERGE_FIELD_NUMBER: _ClassVar[int]
     TRANSACTION_FIELD_NUMBER: _ClassVar[int]
     version: int
     conf_ver: int
@@ -554,8 +593,11 @@ class Command(_message.Message):
     change: ChangePeers
     compact_to: int
     split: Split
+    prepare_merge: PrepareMerge
+    commit_merge: CommitMerge
+    rollback_merge: RollbackMerge
     transaction: Transaction
-    def __init__(self, version: _Optional[int] = ..., conf_ver: _Optional[int] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping[str, _Any]]]] = ..., swap: _Optional[_Union[CompareAndSwap, _Mapping[str, _Any]]] = ..., change: _Optional[_Union[ChangePeers, _Mapping[str, _Any]]] = ..., compact_to: _Optional[int] = ..., split: _Optional[_Union[Split, _Mapping[str, _Any]]] = ..., transaction: _Optional[_Union[Transaction, _Mapping[str, _Any]]] = ...) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., conf_ver: _Optional[int] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping[str, _Any]]]] = ..., swap: _Optional[_Union[CompareAndSwap, _Mapping[str, _Any]]] = ..., change: _Optional[_Union[ChangePeers, _Mapping[str, _Any]]] = ..., compact_to: _Optional[int] = ..., split: _Optional[_Union[Split, _Mapping[str, _Any]]] = ..., prepare_merge: _Optional[_Union[PrepareMerge, _Mapping[str, _Any]]] = ..., commit_merge: _Optional[_Union[CommitMerge, _Mapping[str, _Any]]] = ..., rollback_merge: _Optional[_Union[RollbackMerge, _Mapping[str, _Any]]] = ..., transaction: _Optional[_Union[Transaction, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class StoreIdentity(_message.Message):
     __slots__ = ("cluster_id", "store_id", "has_ttl")
@@ -568,7 +610,7 @@ class StoreIdentity(_message.Message):
     def __init__(self, cluster_id: _Optional[int] = ..., store_id: _Optional[int] = ..., has_ttl: _Optional[bool] = ...) -> None: ...
 
 class ReplicaRecord(_message.Message):
-    __slots__ = ("state", "peer_id", "region")
+    __slots__ = ("state", "peer_id", "region", "merging", "merging_index", "absorbed")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         NORMAL: _ClassVar[ReplicaRecord.State]
@@ -580,10 +622,16 @@ class ReplicaRecord(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     PEER_ID_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
+    MERGING_FIELD_NUMBER: _ClassVar[int]
+    MERGING_INDEX_FIELD_NUMBER: _ClassVar[int]
+    ABSORBED_FIELD_NUMBER: _ClassVar[int]
     state: ReplicaRecord.State
     peer_id: int
     region: _metapb_pb2.Region
-    def __init__(self, state: _Optional[_Union[ReplicaRecord.State, str]] = ..., peer_id: _Optional[int] = ..., region: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ...) -> None: ...
+    merging: PrepareMerge
+    merging_index: int
+    absorbed: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, state: _Optional[_Union[ReplicaRecord.State, str]] = ..., peer_id: _Optional[int] = ..., region: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ..., merging: _Optional[_Union[PrepareMerge, _Mapping[str, _Any]]] = ..., merging_index: _Optional[int] = ..., absorbed: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class AppliedRecord(_message.Message):
     __slots__ = ("index",)
@@ -602,12 +650,14 @@ class Pair(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., family: _Optional[int] = ...) -> None: ...
 
 class SnapshotPart(_message.Message):
-    __slots__ = ("region", "pairs")
+    __slots__ = ("region", "pairs", "absorbed")
     REGION_FIELD_NUMBER: _ClassVar[int]
     PAIRS_FIELD_NUMBER: _ClassVar[int]
+    ABSORBED_FIELD_NUMBER: _ClassVar[int]
     region: _metapb_pb2.Region
     pairs: _containers.RepeatedCompositeFieldContainer[Pair]
-    def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ..., pairs: _Optional[_Iterable[_Union[Pair, _Mapping[str, _Any]]]] = ...) -> None: ...
+    absorbed: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ..., pairs: _Optional[_Iterable[_Union[Pair, _Mapping[str, _Any]]]] = ..., absorbed: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class WaitFor(_message.Message):
     __slots__ = ("txn", "holder", "key")

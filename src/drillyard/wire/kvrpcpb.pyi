@@ -1035,6 +1035,30 @@ class ScanResponse(_message.Message):
     error: KeyError
     def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping[str, _Any]]] = ..., pairs: _Optional[_Iterable[_Union[KvPair, _Mapping[str, _Any]]]] = ..., error: _Optional[_Union[KeyError, _Mapping[str, _Any]]] = ...) -> None: ...
 
+class SplitRegionRequest(_message.Message):
+    __slots__ = ("context", "split_key", "split_keys", "is_raw_kv")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_KEY_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_KEYS_FIELD_NUMBER: _ClassVar[int]
+    IS_RAW_KV_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    split_key: bytes
+    split_keys: _containers.RepeatedScalarFieldContainer[bytes]
+    is_raw_kv: bool
+    def __init__(self, context: _Optional[_Union[Context, _Mapping[str, _Any]]] = ..., split_key: _Optional[bytes] = ..., split_keys: _Optional[_Iterable[bytes]] = ..., is_raw_kv: _Optional[bool] = ...) -> None: ...
+
+class SplitRegionResponse(_message.Message):
+    __slots__ = ("region_error", "left", "right", "regions")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    left: _metapb_pb2.Region
+    right: _metapb_pb2.Region
+    regions: _containers.RepeatedCompositeFieldContainer[_metapb_pb2.Region]
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping[str, _Any]]] = ..., left: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ..., right: _Optional[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]] = ..., regions: _Optional[_Iterable[_Union[_metapb_pb2.Region, _Mapping[str, _Any]]]] = ...) -> None: ...
+
 class StoreSafeTSRequest(_message.Message):
     __slots__ = ("key_range",)
     KEY_RANGE_FIELD_NUMBER: _ClassVar[int]

@@ -408,6 +408,12 @@ class TIKV:
         kvrpcpb.RawCoprocessorResponse,
         Kind.UNARY,
     )
+    SplitRegion: Final = Method(
+        "/tikvpb.Tikv/SplitRegion",
+        kvrpcpb.SplitRegionRequest,
+        kvrpcpb.SplitRegionResponse,
+        Kind.UNARY,
+    )
     GetStoreSafeTS: Final = Method(
         "/tikvpb.Tikv/GetStoreSafeTS",
         kvrpcpb.StoreSafeTSRequest,

@@ -113,7 +113,7 @@ class Raft:
         self._snapshot: SnapshotMeta | None = None  # to be handed to the shell
         self._installing: tuple[int, int] | None = None  # (Ready, index) of a snapshot that is not yet durable
         self._given = self.applied  # the last entry handed out as committed
-        self._number = 0
+        self._number = restored.number
         self._written = (state.term, state.vote, state.commit)
         self._told = (self.role, self.leader)
         self._handlers: dict[MessageKind, Callable[[Message], None]] = {
@@ -161,8 +161,24 @@ class Raft:
     def transferee(self) -> int:
         return self._leadership.transferee if self._leadership is not None else 0
 
+    @property
+    def hard_state(self) -> HardState:
+        """As it is now; it may not be durable yet."""
+        return HardState(self.term, self._vote, self._log.commit)
+
+    @property
+    def number(self) -> int:
+        """Of the last Ready."""
+        return self._number
+
     def term_at(self, index: int) -> int | None:
         return self._log.term_at(index)
+
+    def entries(self, start: int, end: int) -> tuple[Entry, ...]:
+        """The entries `start`..`end`, both included, as far as the log has them."""
+        if start < self._log.first_index:
+            return ()
+        return self._log.slice(start, min(end, self._log.last_index), 1 << 62)
 
     def progress(self) -> Mapping[int, Progress]:
         """What the leader knows of every member, itself included; empty on other nodes."""
@@ -230,6 +246,20 @@ class Raft:
         """What a SNAPSHOT message announced has arrived at `node`, or will not; every one must be reported."""
         if self._leadership is not None:
             self._leadership.report_snapshot(node, ok)
+
+    def catch_up(self, entries: tuple[Entry, ...]) -> None:
+        """Take entries that the group has decided, from who knows them, instead of from this group's leader.
+
+        The log has to agree with them up to the first.
+        """
+        log = self._log
+        fresh = tuple(entry for entry in entries if entry.index > log.commit)
+        if not fresh:
+            return
+        before = fresh[0].index - 1
+        if not log.accept(before, log.term_at(before) or 0, fresh):
+            raise ProtocolBroken(f"decided entries begin at {before + 1}, but this log ends at {log.last_index}")
+        log.commit_to(fresh[-1].index)
 
     def compact(self, index: int) -> None:
         """Forget the entries up to `index`. Whoever needs them still will get a snapshot."""

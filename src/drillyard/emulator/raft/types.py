@@ -165,6 +165,9 @@ class Restored:
     snapshot_term: int = 0
     entries: tuple[Entry, ...] = field(default=())
     applied: int = 0
+    number: int = (
+        0  # the last Ready of a node that this one replaces: what became durable of that one is not this one's
+    )
 
 
 @dataclass(frozen=True, slots=True)

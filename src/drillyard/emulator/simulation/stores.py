@@ -21,7 +21,17 @@ from drillyard.emulator.simulation.stage import REGION_PERIOD_US, STORE_PERIOD_U
 from drillyard.emulator.simulation.world import MILLISECOND_US, Member
 from drillyard.emulator.store.commands import CompareAndSwap, Write, pack_peer
 from drillyard.emulator.store.region import Part, Peer, Region, configuration_of
-from drillyard.emulator.store.replica import Context, Envelope, Outcome, Readable, RegionReady, RegionReport
+from drillyard.emulator.store.replica import (
+    FIRST_STATE,
+    Context,
+    Envelope,
+    Made,
+    Merging,
+    Outcome,
+    Readable,
+    RegionReady,
+    RegionReport,
+)
 from drillyard.emulator.store.state import FAMILIES, Family, Pair, Span
 from drillyard.emulator.store.store import (
     RestoredReplica,
@@ -114,7 +124,7 @@ class StoreMember(Member):
         if self.store is not None or self.disk.record("founded") is not None or not answer.value:
             return
         region = first_region(answer.value[0], Peer(answer.value[1], self.store_id))
-        self._begin(region)
+        self._begin(Made(region, answer.value[1], FIRST_STATE))
         self.disk.write("founded", 0, region)
         self.disk.end_batch()
         self._syncer.when_durable(self._offer_first_region)
@@ -159,24 +169,24 @@ class StoreMember(Member):
         if self.store is not None:
             return
         tombstones: dict[int, int] = {}
-        living: list[tuple[Region, int]] = []
-        for region_id, (state, region, peer_id) in self.disk.named("replica"):
+        living: list[tuple[Region, int, Merging | None]] = []
+        for region_id, (state, region, peer_id, merging) in self.disk.named("replica"):
             if state == TOMBSTONE:
                 tombstones[region_id] = peer_id
                 continue
             if state == INSTALLING:
                 self._finish_install(region, peer_id)
-            living.append((region, peer_id))
+            living.append((region, peer_id, merging))
         for number, _ in self.disk.named("arriving"):
             self.disk.erase("arriving", number)
         self.disk.end_batch()
         store = self.store = Store(self.store_id, self._stage.store_settings, self.world.dice.below, tombstones)
-        for region, peer_id in living:
+        for region, peer_id, merging in living:
             self._stage.witness.see_written(self.store_id, region.id, peer_id)
             restored = self.disk.log(region.id).restored(
                 configuration_of(region), self.disk.record("applied", region.id) or 0
             )
-            store.restore(RestoredReplica(region, peer_id, restored))
+            store.restore(RestoredReplica(region, peer_id, restored, merging))
         self.wake()
         self.later(self.world.dice.below(TICK_US), self._tick)
         self.later(self.world.dice.below(STORE_PERIOD_US), self._beat)
@@ -427,7 +437,7 @@ class StoreMember(Member):
                     self.disk.put(key, value, family)
                 self.disk.end_batch()
         self._drop_arriving(region.id)
-        self.disk.write("replica", region.id, (NORMAL, region, peer_id))
+        self.disk.write("replica", region.id, (NORMAL, region, peer_id, None))
         self.disk.end_batch()
         applied = self.disk.record("applied", region.id)
         self._stage.witness.see_state(applied, region, self.pairs_of(region))
@@ -493,31 +503,35 @@ class StoreMember(Member):
             if work.compact_to:
                 disk.write("log", region_id, disk.log(region_id).compacted(work.compact_to))
             if work.has_record:
-                disk.write("replica", region_id, (INSTALLING if work.install else NORMAL, work.region, work.peer_id))
+                state = INSTALLING if work.install else NORMAL
+                disk.write("replica", region_id, (state, work.region, work.peer_id, work.merging))
             if work.applied:
                 disk.write("applied", region_id, work.applied)
-            for region in work.made:
-                self._begin(region)
+            for made in work.made:
+                self._begin(made)
+            for source, peer_id in work.merged:
+                self._bury(source, peer_id)
         disk.end_batch()
 
-    def _begin(self, region: Region) -> None:
+    def _begin(self, made: Made) -> None:
         """The records of a region that begins on this store."""
-        start = beginning(region)
+        region = made.region
+        start = beginning(region, made.state)
         meta = SnapshotMeta(start.snapshot_index, start.snapshot_term, start.configuration)
-        mine = region.peer_on(self.store_id)
-        assert mine is not None
         self.disk.write("log", region.id, LogRecord().staged(Ready(0, hard_state=start.hard_state, snapshot=meta)))
-        self.disk.write("replica", region.id, (NORMAL, region, mine.id))
+        self.disk.write("replica", region.id, (NORMAL, region, made.peer_id, None))
         self.disk.write("applied", region.id, start.applied)
 
     def _erase(self, work: RegionReady) -> None:
-        region = work.region
+        if work.region.is_initialized:
+            for span in spans_of(work.region):
+                self.disk.delete_range(span)
+        self._bury(work.region, work.peer_id)
+
+    def _bury(self, region: Region, peer_id: int) -> None:
         self.disk.erase("log", region.id)
         self.disk.erase("applied", region.id)
-        if region.is_initialized:
-            for span in spans_of(region):
-                self.disk.delete_range(span)
-        self.disk.write("replica", region.id, (TOMBSTONE, region, work.peer_id))
+        self.disk.write("replica", region.id, (TOMBSTONE, region, peer_id, None))
 
     def _persisted(self, work: RegionReady) -> None:
         assert work.ready is not None
@@ -545,7 +559,7 @@ class StoreMember(Member):
         store = self.store
         assert store is not None
         if work.has_record or work.made:
-            witness.see_regions((*work.made, region))
+            witness.see_regions((*(made.region for made in work.made), region))
             witness.see_store(self.store_id, (replica.region for replica in store.replicas.values()))
             if region.is_initialized:
                 self.world.tell(f"{self} has {_show(region)} as of {work.applied}")

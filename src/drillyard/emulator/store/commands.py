@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from drillyard.emulator.raft.types import ChangeKind
 from drillyard.emulator.store import expiry
 from drillyard.emulator.store.errors import EpochNotMatch, KeyNotInRegion, RegionError
-from drillyard.emulator.store.region import Part, Peer, PeerChange, PeerRole, Region
+from drillyard.emulator.store.region import Epoch, Part, Peer, PeerChange, PeerRole, Region
 from drillyard.emulator.store.state import Family, Span, State
 from drillyard.emulator.store.transactions import Transact, Transacted, apply_transaction, keys_of
 from drillyard.wire import drillpb, metapb
@@ -121,6 +121,18 @@ class Growth:
         """Whether the size should be measured: an overwritten key counts twice until then."""
         return self.is_unknown or self.drift > max(MEASURE_BYTES, self.size // 2)
 
+    def share(self, regions: int) -> None:
+        """The region was split: each part is taken for equally large until it is measured."""
+        self.size //= regions
+        self.keys //= regions
+        self.is_unknown = True
+
+    def add(self, other: Growth) -> None:
+        """Another region became a part of this one."""
+        self.size += other.size
+        self.keys += other.keys
+        self.is_unknown = True
+
     def count(self, key: bytes, value: bytes | None) -> None:
         weight = len(key) + len(value or b"")
         self.written_bytes += weight
@@ -136,6 +148,36 @@ def pack_peer(peer: Peer) -> metapb.Peer:
 
 def unpack_peer(packed: metapb.Peer) -> Peer:
     return Peer(packed.id, packed.store_id, PeerRole(packed.role))
+
+
+def pack_epoch(epoch: Epoch) -> metapb.RegionEpoch:
+    return metapb.RegionEpoch(conf_ver=epoch.conf_ver, version=epoch.version)
+
+
+def unpack_epoch(packed: metapb.RegionEpoch) -> Epoch:
+    return Epoch(version=packed.version, conf_ver=packed.conf_ver)
+
+
+def pack_region(region: Region) -> metapb.Region:
+    """As PD and clients know it; what it has absorbed is told to peers only."""
+    return metapb.Region(
+        id=region.id,
+        start_key=region.start,
+        end_key=region.end,
+        region_epoch=pack_epoch(region.epoch),
+        peers=[pack_peer(peer) for peer in region.peers],
+    )
+
+
+def unpack_region(packed: metapb.Region, absorbed: Iterable[int] = ()) -> Region:
+    return Region(
+        packed.id,
+        packed.start_key,
+        packed.end_key,
+        unpack_epoch(packed.region_epoch),
+        tuple(unpack_peer(peer) for peer in packed.peers),
+        tuple(absorbed),
+    )
 
 
 def first_foreign_key(command: Proposal, region: Region) -> bytes | None:

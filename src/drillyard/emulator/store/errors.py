@@ -69,6 +69,17 @@ class RaftEntryTooLarge:
 
 
 @dataclass(frozen=True, slots=True)
+class ProposalInMergingMode:
+    region_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadIndexNotReady:
+    region_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DiskFull:
     store_id: int
     reason: str
@@ -85,5 +96,7 @@ RegionError = (
     | MismatchPeerId
     | ServerIsBusy
     | RaftEntryTooLarge
+    | ProposalInMergingMode
+    | ReadIndexNotReady
     | DiskFull
 )

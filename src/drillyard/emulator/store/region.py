@@ -60,6 +60,7 @@ class Region:
     end: bytes = b""
     epoch: Epoch = Epoch()
     peers: tuple[Peer, ...] = ()
+    absorbed: tuple[int, ...] = ()  # the regions that were merged into this one, sorted; ids never come back
 
     @property
     def is_initialized(self) -> bool:

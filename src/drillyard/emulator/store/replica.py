@@ -8,31 +8,34 @@ Rules:
 - Reads are confirmed in batches by the leader's read-index and answered once that index is applied, under the range
   that the reader knew.
 - While a snapshot is being installed the replica gives no `Ready`.
+- Entries are applied in order. One that commits a merge waits until the source's replica beside this one has come to
+  its end; what follows waits behind it (see `merging`).
 - It keeps no file and no clock. Requests carry a ticket that means something to the shell only.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import (
     Configuration,
     Entry,
+    HardState,
     Message,
     MessageKind,
-    Options,
     ProposalDropped,
     Ready,
     Role,
 )
 from drillyard.emulator.raft.types import NotLeader as RaftNotLeader
+from drillyard.emulator.store import merging as merges
 from drillyard.emulator.store.commands import (
     Growth,
     Proposal,
-    Swapped,
     Written,
     apply_write,
     decode_change,
@@ -42,16 +45,31 @@ from drillyard.emulator.store.commands import (
     encode_split,
     encode_write,
     first_foreign_key,
+    unpack_region,
 )
 from drillyard.emulator.store.errors import (
     EpochNotMatch,
     KeyNotInRegion,
     NotLeader,
+    ProposalInMergingMode,
     RaftEntryTooLarge,
+    ReadIndexNotReady,
     RegionError,
     RegionNotFound,
     ServerIsBusy,
     StaleCommand,
+)
+from drillyard.emulator.store.messages import (
+    Answer,
+    Context,
+    Envelope,
+    Made,
+    Merging,
+    Outbox,
+    Outcome,
+    Readable,
+    RegionReady,
+    RegionReport,
 )
 from drillyard.emulator.store.region import (
     ChangeRefused,
@@ -66,115 +84,43 @@ from drillyard.emulator.store.region import (
     raft_change,
     split_region,
 )
-from drillyard.emulator.store.state import State
-from drillyard.emulator.store.transactions import Transacted
+from drillyard.emulator.store.settings import Settings
+from drillyard.emulator.store.state import FAMILIES, Span, State
+from drillyard.emulator.store.upkeep import (
+    FORGET_AT_ONCE,
+    PeerWatch,
+    down_peers,
+    forgettable,
+    pending_peers,
+    recent_peers,
+)
 from drillyard.wire import drillpb
 
-MUCH_TOO_LONG = 4.0  # times the limit of the log
-FORGET_AT_ONCE = 2000  # entries; the rest follows when they are gone
+__all__ = [
+    "FIRST_INDEX",
+    "FIRST_STATE",
+    "FIRST_TERM",
+    "FORGET_AT_ONCE",
+    "Answer",
+    "Context",
+    "Envelope",
+    "Made",
+    "Merging",
+    "Outbox",
+    "Outcome",
+    "Readable",
+    "RegionReady",
+    "RegionReport",
+    "Replica",
+    "Settings",
+]
 
+# A region begins behind this index, so no log holds its beginning and every new peer starts from a snapshot.
+FIRST_INDEX = 5
+FIRST_TERM = 5
+FIRST_STATE = HardState(FIRST_TERM, 0, FIRST_INDEX)
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a store behaves. Times are in ticks unless the name says otherwise."""
-
-    raft: Options = field(default_factory=lambda: Options(max_append_bytes=256 << 10, max_committed_bytes=256 << 10))
-    tick_ms: int = 1000
-    max_peer_down_s: int = 600
-    log_gc_ticks: int = 3
-    log_gc_threshold: int = 50  # entries that every peer has before they are forgotten
-    log_gc_count_limit: int = 16384  # a longer log does not wait for peers that are silent
-    log_gc_bytes_limit: int = 16 << 20
-    max_entry_bytes: int = 8 << 20
-    max_pending_bytes: int = 32 << 20  # proposed and not applied; beyond it the store is busy
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a request says about where it believes it belongs."""
-
-    region_id: int
-    version: int
-    peer_id: int
-    store_id: int
-    term: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Readable:
-    """The state may be read now, synchronously or through a view taken now, within the region's range."""
-
-    region: Region
-
-
-Outcome = Written | Swapped | Transacted | Readable | RegionError
-Answer = tuple[object, Outcome]
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """One Raft message with the address of the group and the two peers.
-
-    No message at all tells `to` that it is not in the region any more, as of `epoch`. With a snapshot comes the
-    region as the snapshot holds it.
-    """
-
-    region_id: int
-    epoch: Epoch
-    sender: Peer
-    to: Peer
-    message: Message | None
-    region: Region | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RegionReady:
-    """Work for the shell on one region.
-
-    Stage `ready` in the Raft log (none: nothing to stage), and `record` and `applied` with it, in the batch that the
-    writes to `State` went into. Send `messages` at once; take a view for each of `snapshots` right after the batch is
-    written; send `deferred` and report `persisted(number)` once the batch is durable. `install`: the snapshot that
-    came with this region is to be moved into place, then `Store.installed` is to be called instead of `persisted`.
-    `made`: new regions that a split cut off; their beginnings are to be written in the same batch. `destroyed`: the log
-    and the data of the region are to be deleted; the record says so already.
-    """
-
-    region: Region
-    peer_id: int
-    ready: Ready | None = None
-    has_record: bool = False
-    applied: int = 0
-    compact_to: int = 0
-    messages: tuple[Envelope, ...] = ()
-    deferred: tuple[Envelope, ...] = ()
-    snapshots: tuple[Envelope, ...] = ()
-    made: tuple[Region, ...] = ()
-    install: bool = False
-    destroyed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RegionReport:
-    """What a leader tells PD about its region."""
-
-    region: Region
-    leader: Peer
-    term: int
-    down: tuple[tuple[Peer, int], ...]  # with the seconds
-    pending: tuple[Peer, ...]
-    written_bytes: int
-    written_keys: int
-    size: int
-    keys: int
-
-
-@dataclass(slots=True)
-class Outbox:
-    """What all replicas of a store have to say between two calls of the shell."""
-
-    answers: list[Answer] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    reports_due: set[int] = field(default_factory=set)
+RANGED_KINDS = frozenset({MessageKind.PRE_VOTE, MessageKind.VOTE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +146,18 @@ class Replica:
         self.growth = Growth()
         self.is_destroyed = False
         self.is_installing = False
+        self.merging: Merging | None = None
+        self.watch = PeerWatch()
+        self.leaderless_ticks = 0
+        self._backlog: deque[Entry] = deque()  # committed, and not applied yet
+        self._is_held = False  # by a merge whose source has not come to its end here
+        self._merged: list[tuple[Region, int]] = []
+        self._asked_to_merge: tuple[int, int] = (0, 0)  # the source and the tick when its CommitMerge was proposed
         self._record_due = not region.is_initialized
         self._incoming: Region | None = None
         self._compact_to = 0
         self._compaction_asked = 0
-        self._made: list[Region] = []  # by a split
+        self._made: list[Made] = []  # by a split
         self._extra: list[Envelope] = []  # what this module itself has to say to other peers
         self._pending: deque[_Pending] = deque()
         self._pending_bytes = 0
@@ -212,8 +165,6 @@ class Replica:
         self._asked: dict[bytes, list[_Read]] = {}
         self._confirmed: deque[tuple[int, list[_Read]]] = deque()
         self._asks = 0
-        self._ticks = 0
-        self._heard: dict[int, int] = {}
         self._known: dict[int, Peer] = {}
         self._led = False
         self._reported: object = None
@@ -225,6 +176,11 @@ class Replica:
         return self.raft.role is Role.LEADER
 
     @property
+    def awaits_install(self) -> bool:
+        """A snapshot has come and is not taken up yet."""
+        return self._incoming is not None
+
+    @property
     def leader(self) -> Peer | None:
         return self.region.peer(self.raft.leader) if self.raft.leader else None
 
@@ -232,6 +188,8 @@ class Replica:
         """None: proposed, the answer comes with a later `ready`. An error: nothing was proposed."""
         if context.version != self.region.epoch.version:
             return EpochNotMatch((self.region,))
+        if self.merging is not None:
+            return ProposalInMergingMode(self.region.id)
         foreign = first_foreign_key(command, self.region)
         if foreign is not None:
             return KeyNotInRegion(foreign, self.region)
@@ -253,6 +211,8 @@ class Replica:
     def read(self, ticket: object, context: Context) -> RegionError | None:
         if context.version != self.region.epoch.version:
             return EpochNotMatch((self.region,))
+        if self.merging is not None:
+            return ReadIndexNotReady(self.region.id, "the region is being merged into another one")
         self._unasked.append(_Read(ticket, context.version))
         return None
 
@@ -260,6 +220,8 @@ class Replica:
 
     def change(self, changes: tuple[PeerChange, ...]) -> str:
         """Proposes a change of peers. The answer is empty, or why it is declined."""
+        if self.merging is not None:
+            return "the region is being merged"
         try:
             changed = change_peers(self.region, changes)
         except ChangeRefused as refusal:
@@ -283,7 +245,7 @@ class Replica:
             return f"peer {to.id} may not lead"
         if target.id == self.me.id:
             return "it leads already"
-        if target.id not in self._recent():
+        if target.id not in self.recent():
             return f"peer {to.id} is not recent enough to lead"
         try:
             self.raft.transfer_leader(target.id)
@@ -293,43 +255,75 @@ class Replica:
 
     def _would_work(self, configuration: Configuration) -> bool:
         """Whether the log could still be committed at once under the new configuration."""
-        recent = self._recent()
+        recent = self.recent()
         halves = [configuration.voters, configuration.outgoing]
         return all(len(half & recent) * 2 > len(half) for half in halves if half)
 
     def split(self, keys: tuple[bytes, ...], parts: tuple[Part, ...]) -> str:
         """Proposes to cut the region at the keys. Without parts it only tells whether it would."""
-        if len(self.region.peers) != 1:
-            return "splitting a region that has several peers is not supported"
-        if not keys:
-            return "splitting where the store finds fit is not supported"
+        if self.merging is not None:
+            return "the region is being merged"
         try:
-            split_region(self.region, keys, parts or tuple(Part(0, (0,)) for _ in keys))
+            nobody = tuple(0 for _ in self.region.peers)
+            if keys or parts:
+                split_region(self.region, keys, parts or tuple(Part(0, nobody) for _ in keys))
             if parts:
                 self.raft.propose(encode_split(keys, parts, self.region))
         except (ChangeRefused, ProposalDropped) as refusal:
             return str(refusal) or "leadership is on its way to another peer"
         return ""
 
-    def _recent(self) -> set[int]:
-        """Peers that were heard within an election timeout and do not wait for a snapshot; this one included."""
-        oldest = self._ticks - self.settings.raft.election_ticks
-        truncated = self.raft.first_index - 1
-        recent = {
-            peer_id
-            for peer_id, progress in self.raft.progress().items()
-            if progress.match >= truncated and self._heard.get(peer_id, oldest - 1) >= oldest
-        }
-        return recent | {self.me.id}
+    def merge_into(self, target: Replica, wanted: Region) -> str:
+        """Proposes to end this region for the sake of the target."""
+        if self.merging is not None or target.merging is not None:
+            return "one of the regions is being merged already"
+        reason = merges.why_not(self.region, target.region, wanted)
+        if reason:
+            return reason
+        least = merges.least_index(self.raft, self.settings)
+        if not least:
+            return "some peer lacks too much of the log"
+        try:
+            self.raft.propose(merges.encode_prepare(target.region, least, self.region))
+        except ProposalDropped as refusal:
+            return str(refusal) or "leadership is on its way to another peer"
+        return ""
+
+    def take_over(self, source: Replica) -> None:
+        """Proposes to make the source, which has ended, a part of this region, if this peer leads."""
+        merging, ticks = source.merging, self.watch.ticks
+        assert merging is not None
+        last_source, last_tick = self._asked_to_merge
+        is_patient = ticks < last_tick + 2 * self.settings.raft.election_ticks
+        if not self.is_leader or (last_source == source.region.id and is_patient):
+            return
+        entries = source.raft.entries(merging.min_index, merging.index)
+        if len(entries) != merging.index - merging.min_index + 1:
+            return  # another replica of the source still has them
+        with contextlib.suppress(ProposalDropped):
+            self.raft.propose(merges.encode_commit(source.region, merging, entries, self.region))
+            self._asked_to_merge = (source.region.id, ticks)
+
+    def roll_back(self) -> None:
+        """Proposes to go on after a merge that cannot be committed any more."""
+        assert self.merging is not None
+        if self.is_leader:
+            with contextlib.suppress(ProposalDropped):
+                self.raft.propose(merges.encode_rollback(self.merging, self.region))
+
+    def recent(self) -> set[int]:
+        """Peers that could commit an entry at once, this one included."""
+        return recent_peers(self.raft, self.watch, self.settings.raft.election_ticks)
 
     # ---- time and messages ----
 
     def tick(self) -> None:
-        self._ticks += 1
+        self.watch.ticks += 1
         self.raft.tick()
-        if self.is_leader and self._ticks % self.settings.log_gc_ticks == 0:
+        self.leaderless_ticks = 0 if self.raft.leader else self.leaderless_ticks + 1
+        if self.is_leader and self.watch.ticks % self.settings.log_gc_ticks == 0:
             self._forget_log()
-        if self.raft.leader == 0 and self._ticks % (2 * self.settings.raft.election_ticks) == 0:
+        if self.raft.leader == 0 and self.watch.ticks % (2 * self.settings.raft.election_ticks) == 0:
             self._show_life()
 
     def _show_life(self) -> None:
@@ -345,7 +339,7 @@ class Replica:
 
     def step(self, envelope: Envelope) -> None:
         assert envelope.message is not None
-        self._heard[envelope.sender.id] = self._ticks
+        self.watch.hear(envelope.sender.id)
         self._known[envelope.sender.id] = envelope.sender
         if envelope.message.kind is MessageKind.SNAPSHOT:
             self._incoming = envelope.region
@@ -356,32 +350,11 @@ class Replica:
         self._fail_all(box, RegionNotFound(self.region.id))
 
     def _forget_log(self) -> None:
-        """Proposes to forget the part of the log that every peer has.
-
-        A log that has grown long waits only for peers that are heard, and one that is much too long for none: those
-        who then lack something get a snapshot.
-        """
-        raft, settings = self.raft, self.settings
-        fullness = max(
-            raft.log_bytes / settings.log_gc_bytes_limit,
-            (raft.applied - raft.first_index) / settings.log_gc_count_limit,
-        )
-        oldest = self._ticks - settings.raft.election_ticks
-        waited_for = [
-            progress.match
-            for peer_id, progress in raft.progress().items()
-            if peer_id != self.me.id
-            and fullness < MUCH_TOO_LONG
-            and (fullness < 1 or self._heard.get(peer_id, oldest - 1) >= oldest)
-        ]
-        target = min(waited_for, default=raft.applied)
-        target = min(target, raft.applied, raft.first_index + max(FORGET_AT_ONCE, settings.log_gc_threshold))
-        if fullness < 1 and target - raft.first_index < settings.log_gc_threshold:
-            return
-        if target <= max(self._compaction_asked, raft.first_index):
+        target = 0 if self.merging is not None else forgettable(self.raft, self.watch, self.settings)
+        if target <= self._compaction_asked:
             return
         try:
-            raft.propose(encode_compaction(target, self.region))
+            self.raft.propose(encode_compaction(target, self.region))
         except ProposalDropped:
             return
         self._compaction_asked = target
@@ -398,32 +371,28 @@ class Replica:
             or bool(self._extra)
             or self._led != self.is_leader
             or self.raft.has_ready()
+            or bool(self._backlog and not self._is_held)
         )
 
-    def ready(self, state: State, box: Outbox) -> RegionReady:
+    def ready(self, state: State, box: Outbox, here: Mapping[int, Replica]) -> RegionReady:
+        """`here`: all replicas of the store, by their regions."""
         self._ask_reads(box)
         self._notice_role(box)
         ready = self.raft.ready() if self.raft.has_ready() else None
         has_record, self._record_due = self._record_due, False
-        if ready is None:
-            return RegionReady(self.region, self.me.id, None, has_record, messages=self._take_extra())
-        if ready.snapshot is not None:
+        if ready is not None and ready.snapshot is not None:
             self._settle_reads(ready, box)
-            return self._begin_install(ready)
+            return self._begin_install(ready, state, box, here)
+        self._incoming = None
         before = self.region
-        applied = self._apply(ready.committed, state, box)
+        self._backlog += ready.committed if ready is not None else ()
+        applied = self._apply(state, box, here)
         if applied and not self.is_destroyed:
             self.raft.applied_to(applied)
-        compact_to, self._compact_to = self._compact_to, 0
-        if compact_to and not self.is_destroyed:
-            is_more_likely = compact_to - self.raft.first_index >= FORGET_AT_ONCE
-            self.raft.compact(compact_to)
-            if is_more_likely and self.is_leader:
-                self._forget_log()
+        compact_to = self._forget_applied()
         self._settle_reads(ready, box)
         if self.is_destroyed:
             self._fail_all(box, RegionNotFound(self.region.id))
-        messages = [self._envelope(message) for message in ready.messages if message.kind is not MessageKind.SNAPSHOT]
         return RegionReady(
             self.region,
             self.me.id,
@@ -431,47 +400,94 @@ class Replica:
             has_record or self.region is not before,
             applied,
             compact_to,
-            tuple(envelope for envelope in messages if envelope is not None) + self._take_extra(),
-            tuple(sent for message in ready.deferred if (sent := self._envelope(message)) is not None),
-            self._snapshots(ready),
+            self._addressed(ready.messages if ready is not None else ()) + self._take_extra(),
+            self._addressed(ready.deferred if ready is not None else ()),
+            self._snapshots(ready) if ready is not None else (),
             made=self._take_made(),
+            merged=self._take_merged(),
+            merging=self.merging,
             destroyed=self.is_destroyed,
         )
+
+    def _forget_applied(self) -> int:
+        compact_to, self._compact_to = self._compact_to, 0
+        if compact_to and not self.is_destroyed:
+            is_more_likely = compact_to - self.raft.first_index >= FORGET_AT_ONCE
+            self.raft.compact(compact_to)
+            if is_more_likely and self.is_leader:
+                self._forget_log()
+        return compact_to
+
+    def resume(self) -> None:
+        """What held the entries up may be over."""
+        self._is_held = False
 
     def installed(self, number: int) -> None:
         self.is_installing = False
         self.raft.persisted(number)
 
-    def _begin_install(self, ready: Ready) -> RegionReady:
+    def _begin_install(self, ready: Ready, state: State, box: Outbox, here: Mapping[int, Replica]) -> RegionReady:
+        """What was here before goes at once: the range may have shrunk, and nobody else would look after the rest.
+
+        Regions that the snapshot says were merged into this one end here, too.
+        """
         assert ready.snapshot is not None
         assert self._incoming is not None
         assert not ready.committed, "nothing can be applied beside a snapshot"
-        self.region, self._incoming = self._incoming, None
+        before, self.region, self._incoming = self.region, self._incoming, None
         assert configuration_of(self.region) == ready.snapshot.configuration
+        _clear(state, before)
+        for region_id in self.region.absorbed:
+            if region_id in here:
+                _clear(state, here[region_id].region)
+                self._swallow(here[region_id], box)
+        self.me = self.region.peer(self.me.id) or self.me
         self.is_installing = True
+        self.merging = None
+        self._backlog.clear()
         self.growth = Growth(is_unknown=True)
-        deferred = tuple(sent for message in ready.deferred if (sent := self._envelope(message)) is not None)
-        messages = tuple(sent for message in ready.messages if (sent := self._envelope(message)) is not None)
         return RegionReady(
             self.region,
             self.me.id,
             ready,
             has_record=True,
             applied=ready.snapshot.index,
-            messages=messages,
-            deferred=deferred,
+            messages=self._addressed(ready.messages),
+            deferred=self._addressed(ready.deferred),
+            merged=self._take_merged(),
             install=True,
         )
+
+    def _swallow(self, source: Replica, box: Outbox) -> None:
+        """The source has become a part of this region."""
+        source.destroy(box)
+        self._merged.append((source.region, source.me.id))
+
+    def _addressed(self, messages: tuple[Message, ...]) -> tuple[Envelope, ...]:
+        sent = (self._envelope(message) for message in messages if message.kind is not MessageKind.SNAPSHOT)
+        return tuple(envelope for envelope in sent if envelope is not None)
 
     def _envelope(self, message: Message) -> Envelope | None:
         to = self.region.peer(message.to) or self._known.get(message.to)
         if to is None:
             return None
-        return Envelope(self.region.id, self.region.epoch, self.me, to, message)
+        span = (self.region.start, self.region.end) if self._may_found(message) else None
+        return Envelope(self.region.id, self.region.epoch, self.me, to, message, range=span)
 
-    def _take_made(self) -> tuple[Region, ...]:
+    def _may_found(self, message: Message) -> bool:
+        """Whether the receiver may not have heard of the region yet."""
+        if message.kind in RANGED_KINDS:
+            return self.region.is_initialized
+        progress = self.raft.progress().get(message.to)
+        return progress is not None and progress.match == 0
+
+    def _take_made(self) -> tuple[Made, ...]:
         made, self._made = self._made, []
         return tuple(made)
+
+    def _take_merged(self) -> tuple[tuple[Region, int], ...]:
+        merged, self._merged = self._merged, []
+        return tuple(merged)
 
     def _take_extra(self) -> tuple[Envelope, ...]:
         extra, self._extra = self._extra, []
@@ -481,6 +497,10 @@ class Replica:
         if self.is_destroyed:
             return ()
         asked = [m for m in (*ready.messages, *ready.deferred) if m.kind is MessageKind.SNAPSHOT]
+        if self.merging is not None:  # every peer has the log from before the merge
+            for message in asked:
+                self.raft.report_snapshot(message.to, False)
+            return ()
         if not asked:
             return ()
         meta = self.raft.snapshot_meta()
@@ -503,11 +523,11 @@ class Replica:
         else:
             self._asked[context] = reads
 
-    def _settle_reads(self, ready: Ready, box: Outbox) -> None:
-        for context in ready.aborted_reads:
+    def _settle_reads(self, ready: Ready | None, box: Outbox) -> None:
+        for context in ready.aborted_reads if ready is not None else ():
             error = NotLeader(self.region.id, self.leader)
             box.answers += [(read.ticket, error) for read in self._asked.pop(context, ())]
-        for confirmed in ready.reads:
+        for confirmed in ready.reads if ready is not None else ():
             reads = self._asked.pop(confirmed.context, None)
             if reads is not None:
                 self._confirmed.append((confirmed.index, reads))
@@ -525,7 +545,8 @@ class Replica:
             return
         self._led = self.is_leader
         if self._led:
-            self._heard = {peer.id: self._ticks for peer in self.region.peers}
+            self.watch.expect_all(self.region.peers)
+            self._asked_to_merge = (0, 0)
             self._compaction_asked = 0
             return
         self._reported = None
@@ -547,26 +568,39 @@ class Replica:
 
     # ---- apply ----
 
-    def _apply(self, entries: Iterable[Entry], state: State, box: Outbox) -> int:
+    def _apply(self, state: State, box: Outbox, here: Mapping[int, Replica]) -> int:
+        """Returns the last entry that was applied, or 0."""
         applied = 0
-        for entry in entries:
-            outcome = self._apply_one(entry, state, box)
+        self._is_held = False
+        while self._backlog and not self.is_destroyed:
+            entry = self._backlog[0]
+            record = drillpb.Command.FromString(entry.data)
+            if record.HasField("commit_merge") and not self._has_source(record, here):
+                self._is_held = True
+                break
+            self._backlog.popleft()
+            outcome = self._apply_one(entry, record, state, box, here)
             applied = entry.index
             self._answer(entry, outcome, box)
-            if self.is_destroyed:
-                break
         return applied
 
-    def _apply_one(self, entry: Entry, state: State, box: Outbox) -> Outcome:
-        if not entry.data:
-            return Written()
-        record = drillpb.Command.FromString(entry.data)
+    def _apply_one(
+        self, entry: Entry, record: drillpb.Command, state: State, box: Outbox, here: Mapping[int, Replica]
+    ) -> Outcome:
         if entry.change is not None:
             self._apply_change(entry, record, box)
+        elif not entry.data:
+            pass
         elif record.HasField("split"):
-            self._apply_split(record, box)
+            self._apply_split(record, state, box, here)
+        elif record.HasField("prepare_merge"):
+            self._apply_prepare_merge(entry, record, box)
+        elif record.HasField("commit_merge"):
+            self._apply_commit_merge(record, box, here)
+        elif record.HasField("rollback_merge"):
+            self._apply_rollback_merge(record)
         elif record.compact_to:
-            self._compact_to = max(self._compact_to, record.compact_to)
+            self._compact_to = max(self._compact_to, record.compact_to if self.merging is None else 0)
         else:
             return apply_write(record, self.region, state, self.growth)
         return Written()
@@ -592,21 +626,70 @@ class Replica:
             return
         self.me = mine
         for change in changes:
-            self._heard.setdefault(change.peer.id, self._ticks)
+            self.watch.expect(change.peer.id)
         if self.is_leader:
             self._extra += [Envelope(changed.id, changed.epoch, mine, peer, None) for peer in gone]
 
-    def _apply_split(self, record: drillpb.Command, box: Outbox) -> None:
-        if Epoch(record.version, record.conf_ver) != self.region.epoch:
-            box.notes.append(f"region {self.region.id}: a split came too late and has no effect")
+    def _is_late(self, record: drillpb.Command, what: str, box: Outbox) -> bool:
+        if unpack_command_epoch(record) == self.region.epoch:
+            return False
+        box.notes.append(f"region {self.region.id}: {what} came too late and has no effect")
+        return True
+
+    def _apply_split(self, record: drillpb.Command, state: State, box: Outbox, here: Mapping[int, Replica]) -> None:
+        if self._is_late(record, "a split", box):
             return
         try:
             *made, self.region = split_region(self.region, *decode_split(record))
         except ChangeRefused as refusal:
             box.notes.append(f"region {self.region.id}: a split has no effect: {refusal}")
             return
-        self._made += made
-        self.growth.is_unknown = True
+        for region in made:
+            peer = region.peer_on(self.me.store_id)
+            assert peer is not None
+            beginning = begins_with(here.get(region.id), peer.id) if box.may_begin(region.id, peer.id) else None
+            if beginning is None:
+                _clear(state, region)
+                box.notes.append(f"region {region.id}: peer {peer.id} is gone before it began")
+            else:
+                self._made.append(Made(region, peer.id, beginning))
+        self.growth.share(1 + len(made))
+
+    def _apply_prepare_merge(self, entry: Entry, record: drillpb.Command, box: Outbox) -> None:
+        if self._is_late(record, "the beginning of a merge", box):
+            return
+        target = unpack_region(record.prepare_merge.target)
+        self.region = merges.ended(self.region)
+        self.merging = Merging(target, record.prepare_merge.min_index, entry.index)
+        box.notes.append(f"region {self.region.id}: is being merged into region {target.id}")
+
+    def _apply_rollback_merge(self, record: drillpb.Command) -> None:
+        if self.merging is not None and self.merging.index == record.rollback_merge.index:
+            self.region = merges.resumed(self.region)
+            self.merging = None
+
+    def _has_source(self, record: drillpb.Command, here: Mapping[int, Replica]) -> bool:
+        """Whether the region that is to become a part of this one has come to its end here. If not, it is helped on."""
+        if unpack_command_epoch(record) != self.region.epoch:
+            return True  # the entry has no effect
+        commit = record.commit_merge
+        source = here.get(commit.source.id)
+        if source is None or source.is_installing or source.is_destroyed:
+            return False
+        if source.merging is not None and source.merging.index == commit.index:
+            return True
+        source.raft.catch_up(merges.carried_entries(commit))
+        return False
+
+    def _apply_commit_merge(self, record: drillpb.Command, box: Outbox, here: Mapping[int, Replica]) -> None:
+        if self._is_late(record, "the end of a merge", box):
+            return
+        commit = record.commit_merge
+        source = here[commit.source.id]
+        self.region = merges.joined(self.region, source.region)
+        self.growth.add(source.growth)
+        self._swallow(source, box)
+        box.notes.append(f"region {self.region.id}: region {source.region.id} is a part of it now")
 
     def _answer(self, entry: Entry, outcome: Outcome, box: Outbox) -> None:
         while self._pending and self._pending[0].index <= entry.index:
@@ -621,8 +704,8 @@ class Replica:
         """Asks for a heartbeat to PD at once if anything that PD decides by has changed."""
         if self.is_destroyed or not self._led or not self.is_leader:
             return
-        pending = tuple(peer.id for peer in self._pending_peers())
-        down = tuple(peer.id for peer, _ in self._down_peers())
+        pending = tuple(peer.id for peer in pending_peers(self.region, self.raft))
+        down = tuple(peer.id for peer, _ in self._down())
         facts = (self.raft.term, self.region, pending, down)
         if facts != self._reported:
             self._reported = facts
@@ -637,8 +720,8 @@ class Replica:
             self.region,
             self.me,
             self.raft.term,
-            self._down_peers(),
-            self._pending_peers(),
+            self._down(),
+            pending_peers(self.region, self.raft),
             growth.written_bytes,
             growth.written_keys,
             max(growth.size, 0),
@@ -647,21 +730,29 @@ class Replica:
         growth.written_bytes = growth.written_keys = 0
         return report
 
-    def _pending_peers(self) -> tuple[Peer, ...]:
-        """Peers that the log cannot bring up to date: they wait for a snapshot, or are installing one."""
-        truncated = self.raft.first_index - 1
-        progress = self.raft.progress()
-        return tuple(
-            peer
-            for peer in self.region.peers
-            if peer.id != self.me.id and (peer.id not in progress or progress[peer.id].match < truncated)
-        )
+    def _down(self) -> tuple[tuple[Peer, int], ...]:
+        return down_peers(self.region, self.me.id, self.watch, self.settings)
 
-    def _down_peers(self) -> tuple[tuple[Peer, int], ...]:
-        settings = self.settings
-        silent = (
-            (peer, (self._ticks - self._heard.get(peer.id, self._ticks)) * settings.tick_ms // 1000)
-            for peer in self.region.peers
-            if peer.id != self.me.id
-        )
-        return tuple((peer, seconds) for peer, seconds in silent if seconds >= settings.max_peer_down_s)
+
+def begins_with(known: Replica | None, peer_id: int) -> HardState | None:
+    """What the log of a new region's peer begins with, if a replica of the region is known here; None: not at all.
+
+    The peer may have been made before, by a message that overtook the split. It knows no range and has no log, but it
+    may have voted, and must not forget it. A replica that knows its range, or a newer peer, is ahead of the split.
+    """
+    if known is None or known.me.id < peer_id:
+        return FIRST_STATE
+    if known.me.id > peer_id or known.region.is_initialized or known.is_destroyed:
+        return None
+    promised = known.raft.hard_state
+    return HardState(promised.term, promised.vote, FIRST_INDEX) if promised.term >= FIRST_TERM else FIRST_STATE
+
+
+def unpack_command_epoch(record: drillpb.Command) -> Epoch:
+    return Epoch(record.version, record.conf_ver)
+
+
+def _clear(state: State, region: Region) -> None:
+    if region.is_initialized:
+        for family in FAMILIES:
+            state.delete_range(Span(region.start, region.end, family))

@@ -11,13 +11,18 @@ Rules:
 - PD's steps are taken only by the leader and only under exactly the epoch that they name: PD repeats them, and a
   repeated step must have no effect. A step that is declined says why, and changes nothing.
 - A snapshot that overlaps another region here is refused; the sender tries again when the ranges have settled.
-- A region is split only while it has a single peer, so that no other store has to follow; merges are not carried out.
+- A split is an entry of the region's log: each store that applies it has the new regions' replicas from then on, all
+  at the same place of their logs. Who is spoken to for a region that a split here has still to cut off does not make
+  the replica; a candidate's question is kept, and answered when the split has been applied.
+- A merge is decided by two logs (see `merging`); every store pursues those whose source it holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TypeVar
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import ChangeKind, HardState, MessageKind, Restored
@@ -31,11 +36,17 @@ from drillyard.emulator.store.errors import (
     StaleCommand,
     StoreNotMatch,
 )
+from drillyard.emulator.store.merging import Fate, fate_of
 from drillyard.emulator.store.region import Epoch, Part, Peer, PeerChange, Region, configuration_of
 from drillyard.emulator.store.replica import (
+    FIRST_INDEX,
+    FIRST_STATE,
+    FIRST_TERM,
     Answer,
     Context,
     Envelope,
+    Made,
+    Merging,
     Outbox,
     RegionReady,
     RegionReport,
@@ -44,13 +55,23 @@ from drillyard.emulator.store.replica import (
 )
 from drillyard.emulator.store.state import State
 
-# A region begins behind this index, so no log holds its beginning and every new peer starts from a snapshot.
-FIRST_INDEX = 5
-FIRST_TERM = 5
-
 FOUNDING_KINDS = frozenset(
     {MessageKind.APPEND, MessageKind.HEARTBEAT, MessageKind.SNAPSHOT, MessageKind.VOTE, MessageKind.PRE_VOTE}
 )
+
+
+Said = TypeVar("Said")
+CANDIDATES = frozenset({MessageKind.VOTE, MessageKind.PRE_VOTE})
+KEPT_QUESTIONS = 256  # of candidates, for regions that a split is to cut off
+
+
+class Verdict(Enum):
+    """On a peer that has heard no leader for long; the words are those of TiKV's metric."""
+
+    VALID = "peer valid"
+    STALE = "peer stale"
+    EPOCH_ERROR = "region epoch error"
+    UNKNOWN = "region not found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +81,7 @@ class RestoredReplica:
     region: Region
     peer_id: int
     raft: Restored
+    merging: Merging | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +114,16 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Merge:
+    """Ends the region, and makes it a part of this one, which has to be exactly so."""
+
+    target: Region
+
+    def __str__(self) -> str:
+        return f"merge into region {self.target.id}"
+
+
+@dataclass(frozen=True, slots=True)
 class Unsupported:
     """A step that this store knows of and does not carry out."""
 
@@ -108,7 +140,7 @@ class Step:
     region_id: int
     epoch: Epoch
     peer_id: int
-    action: ChangePeers | TransferLeader | Split | Unsupported
+    action: ChangePeers | TransferLeader | Split | Merge | Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +156,8 @@ def first_region(region_id: int, peer: Peer) -> Region:
     return Region(region_id, b"", b"", Epoch(version=1, conf_ver=1), (peer,))
 
 
-def beginning(region: Region) -> Restored:
+def beginning(region: Region, state: HardState = FIRST_STATE) -> Restored:
     """What the log of a region is restored from when the region is new."""
-    state = HardState(FIRST_TERM, 0, FIRST_INDEX)
     return Restored(configuration_of(region), state, FIRST_INDEX, FIRST_TERM, applied=FIRST_INDEX)
 
 
@@ -140,11 +171,16 @@ class Store:
     ) -> None:
         self.id = store_id
         self.settings = settings
-        self.tombstones = dict(tombstones or {})
         self.replicas: dict[int, Replica] = {}
         self._chance = chance
-        self._box = Outbox()
+        self._box = Outbox(tombstones=dict(tombstones or {}))
         self._touched: dict[int, None] = {}
+        self._questions: dict[int, dict[int, Envelope]] = {}  # by region and sender
+
+    @property
+    def tombstones(self) -> dict[int, int]:
+        """The highest peer id that died here, for each region."""
+        return self._box.tombstones
 
     def reconfigure(self, settings: Settings) -> None:
         """Other timings and limits from now on, for every replica."""
@@ -158,6 +194,7 @@ class Store:
         peer = found.region.peer(found.peer_id) or Peer(found.peer_id, self.id)
         raft = Raft(found.peer_id, found.raft, self.settings.raft, self._chance)
         replica = Replica(found.region, peer, raft, self.settings)
+        replica.merging = found.merging
         replica.growth.is_unknown = found.region.is_initialized
         self.replicas[found.region.id] = replica
         if [voter.id for voter in found.region.peers] == [found.peer_id]:
@@ -172,8 +209,11 @@ class Store:
             if replica.is_installing:
                 continue
             replica.tick()
+            replica.resume()
             replica.notice_report(self._box)
             self._touched[region_id] = None
+            if replica.merging is not None and replica.watch.ticks % self.settings.merge_check_ticks == 0:
+                self._pursue(replica)
 
     def step(self, envelope: Envelope) -> tuple[Envelope, ...]:
         """Takes a message from another store; what comes back is to be sent at once."""
@@ -190,7 +230,7 @@ class Store:
                 self._destroy(replica)
             return ()  # the sender will say it again when the old replica is gone
         if replica is None:
-            if envelope.message.kind not in FOUNDING_KINDS:
+            if envelope.message.kind not in FOUNDING_KINDS or self._must_wait(envelope):
                 return ()
             replica = self._found(envelope)
         elif envelope.to.id < replica.me.id or replica.is_destroyed:
@@ -219,6 +259,21 @@ class Store:
         unknown = Region(envelope.region_id, epoch=envelope.epoch)
         return self.restore(RestoredReplica(unknown, envelope.to.id, Restored(configuration_of(unknown))))
 
+    def _must_wait(self, envelope: Envelope) -> bool:
+        """Whether the range that the sender speaks of is another region's here, or has been merged into one."""
+        here = [replica.region for replica in self.replicas.values() if replica.region.is_initialized]
+        if any(envelope.region_id in region.absorbed for region in here):
+            return True
+        if envelope.range is None:
+            return False
+        spoken_of = Region(envelope.region_id, *envelope.range)
+        if not any(region.overlaps(spoken_of) for region in here):
+            return False
+        assert envelope.message is not None
+        if envelope.message.kind in CANDIDATES and len(self._questions) < KEPT_QUESTIONS:
+            self._questions.setdefault(envelope.region_id, {})[envelope.sender.id] = envelope
+        return True
+
     def _leave(self, envelope: Envelope) -> None:
         replica = self.replicas.get(envelope.region_id)
         if replica is None or replica.me.id != envelope.to.id or replica.is_installing:
@@ -227,11 +282,16 @@ class Store:
             self._destroy(replica)
 
     def _has_room_for(self, envelope: Envelope) -> bool:
-        if envelope.region is None:
-            return False
         wanted = envelope.region
+        if wanted is None:
+            return False
         for region_id, other in self.replicas.items():
-            if region_id != wanted.id and other.region.is_initialized and other.region.overlaps(wanted):
+            if region_id == wanted.id:
+                continue
+            is_absorbed = region_id in wanted.absorbed
+            if is_absorbed and not other.is_installing and not other.awaits_install:
+                continue
+            if is_absorbed or (other.region.is_initialized and other.region.overlaps(wanted)):
                 self._box.notes.append(f"region {wanted.id}: a snapshot overlaps region {region_id} and is refused")
                 return False
         return True
@@ -298,14 +358,14 @@ class Store:
             return StaleCommand()
         return replica
 
-    def _with_neighbours(self, error: RegionError | None) -> RegionError | None:
+    def _with_neighbours(self, outcome: Said) -> Said | EpochNotMatch:
         """A client whose region changed its range is told of all regions here that took part of it over."""
-        if not isinstance(error, EpochNotMatch):
-            return error
-        known = {region.id for region in error.regions}
+        if not isinstance(outcome, EpochNotMatch):
+            return outcome
+        known = {region.id for region in outcome.regions}
         others = (replica.region for region_id, replica in self.replicas.items() if region_id not in known)
-        near = tuple(region for region in others if self._touches(region, error.regions[0]))
-        return EpochNotMatch(error.regions + near)
+        near = tuple(region for region in others if self._touches(region, outcome.regions[0]))
+        return EpochNotMatch(outcome.regions + near)
 
     @staticmethod
     def _touches(region: Region, other: Region) -> bool:
@@ -331,7 +391,45 @@ class Store:
             return replica.transfer(step.action.to)
         if isinstance(step.action, Split):
             return replica.split(step.action.keys, step.action.parts)
+        if isinstance(step.action, Merge):
+            return self._begin_merge(replica, step.action.target)
         return f"{step.action.name} is not supported"
+
+    def _begin_merge(self, source: Replica, wanted: Region) -> str:
+        target = self.replicas.get(wanted.id)
+        if target is None or not target.region.is_initialized or target.is_destroyed or target.is_installing:
+            return f"the target region {wanted.id} is not here"
+        if any(other.merging is not None and other.merging.target.id == source.region.id for other in self._living()):
+            return "another region is being merged into this one"
+        return source.merge_into(target, wanted)
+
+    def _living(self) -> Iterable[Replica]:
+        return (replica for replica in self.replicas.values() if not replica.is_destroyed)
+
+    def _pursue(self, source: Replica) -> None:
+        """Brings a merge to its end, as far as this store can."""
+        merging = source.merging
+        if merging is None or source.is_destroyed or source.is_installing:
+            return
+        fate = fate_of(source.region.id, merging, (replica.region for replica in self._living()))
+        if fate is Fate.OPEN:
+            target = self.replicas[merging.target.id]
+            if not target.is_installing:
+                target.take_over(source)
+                self._touched[target.region.id] = None
+        elif fate is Fate.VOID:
+            source.roll_back()
+            self._touched[source.region.id] = None
+        elif source.is_leader:
+            self._let_another_decide(source)
+
+    def _let_another_decide(self, source: Replica) -> None:
+        """The target is not here any more, or far behind; the store of another peer may know how the merge ended."""
+        if source.watch.ticks % (self.settings.merge_check_ticks * self.settings.raft.election_ticks):
+            return
+        others = [peer for peer in source.region.peers if peer.id != source.me.id and peer.id in source.recent()]
+        if others:
+            source.transfer(others[self._chance(len(others))])
 
     def reports_due(self) -> set[int]:
         """The regions of which PD is to hear at once."""
@@ -341,6 +439,36 @@ class Store:
     def report(self, region_id: int) -> RegionReport | None:
         replica = self.replicas.get(region_id)
         return None if replica is None or replica.is_destroyed else replica.report()
+
+    def leaderless(self) -> list[tuple[Region, int]]:
+        """Replicas, with their peers' ids, of which PD is to say whether they still belong to their regions."""
+        limit = self.settings.leader_missing_ticks
+        return [
+            (replica.region, replica.me.id)
+            for replica in self._living()
+            if replica.leaderless_ticks >= limit and not replica.is_installing
+        ]
+
+    def validate(self, region_id: int, peer_id: int, known: Region | None, covering: Region | None) -> Verdict:
+        """What PD knows of a leaderless replica's region, and which region has its first key by now.
+
+        A peer that a newer epoch lacks is destroyed. So is one of a region that PD has forgotten while a newer region
+        has its range: it was merged into that one.
+        """
+        replica = self._same(region_id, peer_id)
+        if replica is None or replica.is_destroyed or replica.is_installing or replica.leaderless_ticks == 0:
+            return Verdict.VALID
+        replica.leaderless_ticks = 0  # it is asked again after as long
+        mine = replica.region
+        if known is None:
+            if covering is None or not mine.is_initialized or covering.epoch.version <= mine.epoch.version:
+                return Verdict.UNKNOWN
+        elif known.epoch.version < mine.epoch.version or known.epoch.conf_ver < mine.epoch.conf_ver:
+            return Verdict.EPOCH_ERROR
+        elif known.peer(peer_id) is not None:
+            return Verdict.VALID
+        self._destroy(replica)
+        return Verdict.STALE
 
     def unmeasured(self) -> list[Region]:
         """Regions whose size is no longer known well enough."""
@@ -370,19 +498,52 @@ class Store:
                 yield self._bury(replica, RegionReady(replica.region, replica.me.id, destroyed=True, has_record=True))
                 continue
             if replica.has_ready:
-                work = replica.ready(state, self._box)
-                for region in work.made:
-                    self._take_up(region)
+                leads, merging = replica.is_leader, replica.merging
+                work = replica.ready(state, self._box, self.replicas)
+                for made in work.made:
+                    self._take_up(made, leads)
+                said = self._merge_into(work)
                 replica.notice_report(self._box)
-                yield self._bury(replica, work) if work.destroyed else self._say(work)
+                yield self._bury(replica, said) if said.destroyed else self._say(said)
+                if replica.merging is not None:
+                    self._hold_on(replica, is_new=merging is None)
                 if replica.has_ready:
                     self._touched[region_id] = None
 
-    def _take_up(self, region: Region) -> None:
-        """A region that was cut off one here, whose beginning the shell writes with the split."""
-        peer = region.peer_on(self.id)
-        assert peer is not None
-        self.restore(RestoredReplica(region, peer.id, beginning(region)))
+    def _take_up(self, made: Made, leads: bool) -> None:
+        """A region that was cut off one here, whose beginning the shell writes with the split.
+
+        Who led the old region asks for votes at once: the others apply the split at about the same time.
+        """
+        region = made.region
+        known = self.replicas.get(region.id)
+        number = known.raft.number if known is not None else 0
+        if known is not None:
+            known.destroy(self._box)
+        start = replace(beginning(region, made.state), number=number)
+        replica = self.restore(RestoredReplica(region, made.peer_id, start))
+        if leads:
+            replica.raft.campaign()
+        for question in self._questions.pop(region.id, {}).values():
+            if question.to.id == made.peer_id:
+                replica.step(question)
+
+    def _merge_into(self, work: RegionReady) -> RegionReady:
+        """The regions that became a part of this one are no more."""
+        for region, peer_id in work.merged:
+            self.tombstones[region.id] = max(self.tombstones.get(region.id, 0), peer_id)
+            del self.replicas[region.id]
+        return work
+
+    def _hold_on(self, source: Replica, is_new: bool) -> None:
+        """A region that is being merged: its target may wait for it, and it need not wait for the next tick."""
+        assert source.merging is not None
+        if is_new:
+            self._pursue(source)
+        target = self.replicas.get(source.merging.target.id)
+        if target is not None:
+            target.resume()
+            self._touched[target.region.id] = None
 
     def _bury(self, replica: Replica, work: RegionReady) -> StoreReady:
         region_id = replica.region.id
@@ -392,7 +553,8 @@ class Store:
         return self._say(work)
 
     def _say(self, work: RegionReady) -> StoreReady:
-        said = StoreReady(work, tuple(self._box.answers), tuple(self._box.notes))
+        answers = tuple((ticket, self._with_neighbours(outcome)) for ticket, outcome in self._box.answers)
+        said = StoreReady(work, answers, tuple(self._box.notes))
         self._box.answers.clear()
         self._box.notes.clear()
         return said

@@ -25,7 +25,17 @@ from drillyard.emulator.storage import Batch, RaftLog, Storage, StorageFailed, V
 from drillyard.emulator.store.commands import Proposal
 from drillyard.emulator.store.errors import DiskFull, RegionError
 from drillyard.emulator.store.region import Region, configuration_of
-from drillyard.emulator.store.replica import Answer, Context, Envelope, Outcome, RegionReady, Settings
+from drillyard.emulator.store.replica import (
+    FIRST_STATE,
+    Answer,
+    Context,
+    Envelope,
+    Made,
+    Merging,
+    Outcome,
+    RegionReady,
+    Settings,
+)
 from drillyard.emulator.store.state import Family, Pair, Span
 from drillyard.emulator.store.store import RestoredReplica, Step, Store, StoreReady, beginning
 from drillyard.emulator.tikv.records import (
@@ -40,8 +50,11 @@ from drillyard.emulator.tikv.records import (
     data_place,
     data_range,
     key_at,
+    merging_in,
     pack_envelope,
     pack_region,
+    pack_replica,
+    region_in,
     replica_key,
     spans_of,
     unpack_envelope,
@@ -172,21 +185,21 @@ class Engine:
     async def load(self, chance: Callable[[int], int]) -> None:
         """Takes up everything that is on disk."""
         tombstones: dict[int, int] = {}
-        living: list[tuple[Region, int]] = []
+        living: list[tuple[Region, int, Merging | None]] = []
         for _, packed in self.storage.scan(REPLICA_PREFIX, _after(REPLICA_PREFIX), 1 << 30):
             record = drillpb.ReplicaRecord.FromString(packed)
-            region = unpack_region(record.region)
+            region = region_in(record)
             if record.state == TOMBSTONE:
                 tombstones[region.id] = record.peer_id
                 continue
             if record.state == INSTALLING:
                 await self._install(region, record.peer_id)
-            living.append((region, record.peer_id))
+            living.append((region, record.peer_id, merging_in(record)))
         leftover = Batch()
         leftover.delete_range(ARRIVING_PREFIX, _after(ARRIVING_PREFIX))
         self.storage.write(leftover)
         self.store = Store(self.identity.store_id, self._settings, chance, tombstones)
-        for region, peer_id in living:
+        for region, peer_id, merging in living:
             loaded = self._raft_log(region.id).load()
             restored = Restored(
                 configuration_of(region),
@@ -196,25 +209,26 @@ class Engine:
                 loaded.entries,
                 self._applied(region.id),
             )
-            self.store.restore(RestoredReplica(region, peer_id, restored))
+            self.store.restore(RestoredReplica(region, peer_id, restored, merging))
         self.wake()
 
     async def found(self, region: Region) -> None:
         """Writes the first region down, durably, before PD is told of it."""
         batch = Batch()
-        self._begin(batch, region)
+        mine = region.peer_on(self.identity.store_id)
+        assert mine is not None
+        self._begin(batch, Made(region, mine.id, FIRST_STATE))
         batch.put(FOUNDED_KEY, pack_region(region).SerializeToString())
         self.storage.write(batch)
         await self.storage.durable()
 
-    def _begin(self, batch: Batch, region: Region) -> None:
+    def _begin(self, batch: Batch, made: Made) -> None:
         """The records of a region that begins on this store."""
-        start = beginning(region)
+        region = made.region
+        start = beginning(region, made.state)
         meta = SnapshotMeta(start.snapshot_index, start.snapshot_term, start.configuration)
         self._raft_log(region.id).stage(batch, Ready(0, hard_state=start.hard_state, snapshot=meta))
-        mine = region.peer_on(self.identity.store_id)
-        assert mine is not None
-        self._put_record(batch, region, mine.id, NORMAL)
+        batch.put(replica_key(region.id), pack_replica(region, made.peer_id, NORMAL))
         self._put_applied(batch, region.id, start.applied)
 
     def founded(self) -> Region | None:
@@ -394,7 +408,7 @@ class Engine:
         elif work.ready is not None:
             self.storage.when_durable(lambda: self._persisted(work))
         if work.made:
-            self.on_split((*work.made, work.region))
+            self.on_split((*(made.region for made in work.made), work.region))
         for note in said.notes:
             self._log.info(note)
         self._answer(said.answers)
@@ -412,23 +426,29 @@ class Engine:
             if work.compact_to:
                 log.compact(batch, work.compact_to)
             if work.has_record:
-                self._put_record(batch, work.region, work.peer_id, INSTALLING if work.install else NORMAL)
+                state = INSTALLING if work.install else NORMAL
+                batch.put(replica_key(region_id), pack_replica(work.region, work.peer_id, state, work.merging))
             if work.applied:
                 self._put_applied(batch, region_id, work.applied)
-            for region in work.made:
-                self._begin(batch, region)
+            for made in work.made:
+                self._begin(batch, made)
+            for source, peer_id in work.merged:
+                self._bury(batch, source, peer_id)
         if len(batch):
             self.storage.write(batch)
 
     def _erase(self, batch: Batch, work: RegionReady) -> None:
-        region = work.region
+        if work.region.is_initialized:
+            for span in spans_of(work.region):
+                batch.delete_range(*data_range(span))
+        self._bury(batch, work.region, work.peer_id)
+
+    def _bury(self, batch: Batch, region: Region, peer_id: int) -> None:
+        """All of a replica but its data."""
         self._raft_log(region.id).destroy(batch)
         del self._logs[region.id]
-        if region.is_initialized:
-            for span in spans_of(region):
-                batch.delete_range(*data_range(span))
         batch.delete(applied_key(region.id))
-        self._put_record(batch, region, work.peer_id, TOMBSTONE)
+        batch.put(replica_key(region.id), pack_replica(region, peer_id, TOMBSTONE))
 
     def _persisted(self, work: RegionReady) -> None:
         assert work.ready is not None
@@ -489,7 +509,7 @@ class Engine:
         await move_into_place(self.storage, region)
         batch = Batch()
         batch.delete_range(*arriving_range(region.id))
-        self._put_record(batch, region, peer_id, NORMAL)
+        batch.put(replica_key(region.id), pack_replica(region, peer_id, NORMAL))
         self.storage.write(batch)
         await self.storage.durable()
 
@@ -506,11 +526,6 @@ class Engine:
         if log is None:
             log = self._logs[region_id] = RaftLog(self.storage, region_id)
         return log
-
-    @staticmethod
-    def _put_record(batch: Batch, region: Region, peer_id: int, state: drillpb.ReplicaRecord.State) -> None:
-        record = drillpb.ReplicaRecord(state=state, peer_id=peer_id, region=pack_region(region))
-        batch.put(replica_key(region.id), record.SerializeToString())
 
     @staticmethod
     def _put_applied(batch: Batch, region_id: int, index: int) -> None:

@@ -9,14 +9,19 @@ the Raft logs'. Everything here translates; nothing decides.
 from __future__ import annotations
 
 from drillyard.emulator import raft_codec
-from drillyard.emulator.store.commands import pack_peer, unpack_peer
+from drillyard.emulator.store.commands import pack_epoch, pack_peer, unpack_peer
+from drillyard.emulator.store.commands import pack_region as pack_region
+from drillyard.emulator.store.commands import unpack_epoch as unpack_epoch
+from drillyard.emulator.store.commands import unpack_region as unpack_region
 from drillyard.emulator.store.errors import (
     DiskFull,
     EpochNotMatch,
     KeyNotInRegion,
     MismatchPeerId,
     NotLeader,
+    ProposalInMergingMode,
     RaftEntryTooLarge,
+    ReadIndexNotReady,
     RegionError,
     RegionNotFound,
     RegionNotInitialized,
@@ -24,10 +29,10 @@ from drillyard.emulator.store.errors import (
     StaleCommand,
     StoreNotMatch,
 )
-from drillyard.emulator.store.region import Epoch, Region
-from drillyard.emulator.store.replica import Envelope
+from drillyard.emulator.store.region import Region
+from drillyard.emulator.store.replica import Envelope, Merging
 from drillyard.emulator.store.state import FAMILIES, Family, Span
-from drillyard.wire import drillpb, errorpb, metapb
+from drillyard.wire import drillpb, errorpb
 
 IDENTITY_KEY = b"2i"
 FOUNDED_KEY = b"2f"
@@ -77,38 +82,35 @@ def spans_of(region: Region) -> tuple[Span, ...]:
     return tuple(Span(region.start, region.end, family) for family in FAMILIES)
 
 
-def unpack_epoch(packed: metapb.RegionEpoch) -> Epoch:
-    return Epoch(version=packed.version, conf_ver=packed.conf_ver)
+def pack_replica(
+    region: Region, peer_id: int, state: drillpb.ReplicaRecord.State, merging: Merging | None = None
+) -> bytes:
+    record = drillpb.ReplicaRecord(state=state, peer_id=peer_id, region=pack_region(region), absorbed=region.absorbed)
+    if merging is not None:
+        record.merging.target.CopyFrom(pack_region(merging.target))
+        record.merging.min_index, record.merging_index = merging.min_index, merging.index
+    return record.SerializeToString()
 
 
-def pack_region(region: Region) -> metapb.Region:
-    return metapb.Region(
-        id=region.id,
-        start_key=region.start,
-        end_key=region.end,
-        region_epoch=metapb.RegionEpoch(conf_ver=region.epoch.conf_ver, version=region.epoch.version),
-        peers=[pack_peer(peer) for peer in region.peers],
-    )
+def region_in(record: drillpb.ReplicaRecord) -> Region:
+    return unpack_region(record.region, record.absorbed)
 
 
-def unpack_region(packed: metapb.Region) -> Region:
-    return Region(
-        packed.id,
-        packed.start_key,
-        packed.end_key,
-        unpack_epoch(packed.region_epoch),
-        tuple(unpack_peer(peer) for peer in packed.peers),
-    )
+def merging_in(record: drillpb.ReplicaRecord) -> Merging | None:
+    if not record.HasField("merging"):
+        return None
+    return Merging(unpack_region(record.merging.target), record.merging.min_index, record.merging_index)
 
 
 def pack_envelope(envelope: Envelope, cluster_id: int) -> drillpb.Envelope:
     return drillpb.Envelope(
         cluster_id=cluster_id,
         region_id=envelope.region_id,
-        region_epoch=metapb.RegionEpoch(conf_ver=envelope.epoch.conf_ver, version=envelope.epoch.version),
+        region_epoch=pack_epoch(envelope.epoch),
         from_peer=pack_peer(envelope.sender),
         to_peer=pack_peer(envelope.to),
         message=None if envelope.message is None else raft_codec.pack_message(envelope.message),
+        range=None if envelope.range is None else drillpb.KeyRange(start=envelope.range[0], end=envelope.range[1]),
     )
 
 
@@ -122,6 +124,7 @@ def unpack_envelope(packed: drillpb.Envelope, region: Region | None = None) -> E
             unpack_peer(packed.to_peer),
             raft_codec.unpack_message(packed.message) if packed.HasField("message") else None,
             region,
+            (packed.range.start, packed.range.end) if packed.HasField("range") else None,
         )
     except ValueError as error:
         raise raft_codec.MalformedRecord(str(error)) from error
@@ -187,6 +190,16 @@ def _pack_other(error: RegionError) -> errorpb.Error:
             return errorpb.Error(
                 message=f"raft entry is too large, region {region_id}, entry size {size}",
                 raft_entry_too_large=errorpb.RaftEntryTooLarge(region_id=region_id, entry_size=size),
+            )
+        case ProposalInMergingMode(region_id):
+            return errorpb.Error(
+                message=f"region {region_id} is in merging mode",
+                proposal_in_merging_mode=errorpb.ProposalInMergingMode(region_id=region_id),
+            )
+        case ReadIndexNotReady(region_id, reason):
+            return errorpb.Error(
+                message=f"read index not ready, reason {reason}, region {region_id}",
+                read_index_not_ready=errorpb.ReadIndexNotReady(reason=reason, region_id=region_id),
             )
         case DiskFull(store_id, reason):
             return errorpb.Error(

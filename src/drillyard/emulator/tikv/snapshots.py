@@ -36,7 +36,7 @@ _LENGTH = struct.Struct(">I")
 
 async def parts_of(region: Region, view: View) -> AsyncIterator[bytes]:
     """The region and its pairs as the view shows them."""
-    yield _framed(drillpb.SnapshotPart(region=pack_region(region)))
+    yield _framed(drillpb.SnapshotPart(region=pack_region(region), absorbed=region.absorbed))
     part, size = drillpb.SnapshotPart(), 0
     for span in spans_of(region):
         for place, value in view.walk(*data_range(span)):
@@ -127,7 +127,8 @@ def _part_in(chunk: bytes) -> drillpb.SnapshotPart:
 
 def _region_in(chunk: bytes, region_id: int) -> Region:
     try:
-        region = unpack_region(_part_in(chunk).region)
+        part = _part_in(chunk)
+        region = unpack_region(part.region, part.absorbed)
     except ValueError as error:
         raise RpcError(Status.INVALID_ARGUMENT, f"the first part of the snapshot cannot be read: {error}") from error
     if region.id != region_id or not region.is_initialized:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from drillyard.emulator.raft.types import ChangeKind
 from drillyard.emulator.store.commands import unpack_peer
 from drillyard.emulator.store.region import PeerChange
-from drillyard.emulator.store.store import ChangePeers, Split, Step, TransferLeader, Unsupported
-from drillyard.emulator.tikv.records import unpack_epoch
+from drillyard.emulator.store.store import ChangePeers, Merge, Split, Step, TransferLeader, Unsupported
+from drillyard.emulator.tikv.records import unpack_epoch, unpack_region
 from drillyard.wire import metapb, pdpb
 
 
@@ -27,11 +27,15 @@ def kind_of(step: Step) -> str:
             return "transfer leader"
         case Split():
             return "split region"
+        case Merge():
+            return "merge"
         case Unsupported(name):
             return name
 
 
-def _action_of(answer: pdpb.RegionHeartbeatResponse) -> ChangePeers | TransferLeader | Split | Unsupported | None:
+def _action_of(
+    answer: pdpb.RegionHeartbeatResponse,
+) -> ChangePeers | TransferLeader | Split | Merge | Unsupported | None:
     if answer.HasField("change_peer_v2"):
         return ChangePeers(tuple(_change_of(change) for change in answer.change_peer_v2.changes))
     if answer.HasField("change_peer"):
@@ -41,9 +45,10 @@ def _action_of(answer: pdpb.RegionHeartbeatResponse) -> ChangePeers | TransferLe
         return TransferLeader(unpack_peer(peer if peer.id else _first(answer.transfer_leader)))
     if answer.HasField("split_region"):
         return Split(tuple(answer.split_region.keys))
-    for field in ("merge", "switch_witnesses"):
-        if field in answer.DESCRIPTOR.fields_by_name and answer.HasField(field):
-            return Unsupported(field.replace("_", " "))
+    if answer.HasField("merge"):
+        return Merge(unpack_region(answer.merge.target))
+    if "switch_witnesses" in answer.DESCRIPTOR.fields_by_name and answer.HasField("switch_witnesses"):
+        return Unsupported("switch witnesses")
     return None
 
 
