@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drillyard.emulator.pd.membership import (
+    INCOMPLETE,
     NO_MEMBER,
     NOT_ENOUGH,
     SAME_ADDRESS,
@@ -53,6 +54,11 @@ KNOWN = [
     [
         (drillpb.PdMember(id=4, name="pd4", peer_urls=["http://h:4"]), "123", ""),
         (drillpb.PdMember(id=4, name="pd4", peer_urls=["http://h:4"]), "12", UNHEALTHY),
+        (drillpb.PdMember(name="pd4", peer_urls=["http://h:4"]), "123", INCOMPLETE),
+        (drillpb.PdMember(id=4, peer_urls=["http://h:4"]), "123", INCOMPLETE),
+        (drillpb.PdMember(id=4, name="pd4"), "123", INCOMPLETE),
+        (drillpb.PdMember(id=4, name="pd4", peer_urls=["http://h:4", "http://"]), "123", INCOMPLETE),
+        (drillpb.PdMember(id=4, name="pd4", peer_urls=["http://h:99999"]), "123", INCOMPLETE),
         (drillpb.PdMember(id=4, name="pd2", peer_urls=["http://h:4"]), "123", SAME_NAME),
         (drillpb.PdMember(id=4, name="pd4", peer_urls=["http://h:2"]), "123", SAME_ADDRESS),
         (drillpb.PdMember(id=2, name="pd2", peer_urls=["http://h:2"], incarnation=2), "12", ""),  # is in already

@@ -206,6 +206,9 @@ class HttpProtocol(asyncio.Protocol):
         while self._task is None and not self._refused:
             event = self._http.next_event()
             if isinstance(event, h11.Request):
+                if _size_of(event) > MAX_HEAD:  # h11 counts only what it waits for, and this came at once
+                    self._refuse(error_response(f"431 a request's head has at most {MAX_HEAD} bytes", 431))
+                    return
                 self._request = event
                 self._body.clear()
                 self._expect(BODY_S)
@@ -275,6 +278,10 @@ class HttpProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if within_s is None else self._loop.call_later(within_s, self._transport.abort)
+
+
+def _size_of(head: h11.Request) -> int:
+    return len(head.target) + sum(len(name) + len(value) + 4 for name, value in head.headers)
 
 
 def _request_of(head: h11.Request, body: bytes) -> HttpRequest:

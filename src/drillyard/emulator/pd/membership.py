@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from drillyard.wire import drillpb
 
@@ -18,6 +19,7 @@ NO_MEMBER = "etcdserver: member not found"
 SAME_ADDRESS = "etcdserver: Peer URLs already exists"
 SAME_NAME = "missing data or join a duplicated pd"
 REMOVED = "this member was removed from the cluster"
+INCOMPLETE = "a member that joins has an id, a name, and peer URLs with scheme, host and port"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ def removal_mistake(roll: Roll, member_id: int) -> str:
 
 def join_mistake(roll: Roll, new: drillpb.PdMember, known: Iterable[drillpb.PdMember]) -> str:
     """Why a member may not come in now; nothing if it may, or has done so already."""
+    if not (new.id and new.name and new.peer_urls and all(map(_is_url, new.peer_urls))):
+        return INCOMPLETE  # it could never answer, and would count for the quorum from now on
     for member in known:
         if member.id == new.id and member.incarnation == new.incarnation:
             return ""
@@ -54,6 +58,14 @@ def join_mistake(roll: Roll, new: drillpb.PdMember, known: Iterable[drillpb.PdMe
         if set(member.peer_urls) & set(new.peer_urls):
             return SAME_ADDRESS
     return UNHEALTHY if roll.active < roll.voters else ""
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port is not None
+    except ValueError:
+        return False
 
 
 def heir(priorities: Mapping[int, int], roll: Roll) -> int:

@@ -501,7 +501,8 @@ def family_of(cf: str) -> Family:
 def ranges_of(request: kvrpcpb.RawBatchScanRequest) -> list[tuple[bytes, bytes]]:
     """From where to where, the lower end first. A range without an end ends where the next one begins."""
     starts = [part.start_key for part in request.ranges]
-    ends = [part.end_key or following for part, following in zip(request.ranges, [*starts[1:], b""], strict=True)]
+    following = (*starts[1:], b"")[: len(starts)]
+    ends = [part.end_key or start for part, start in zip(request.ranges, following, strict=True)]
     for start, end in zip(starts, ends, strict=True):
         if end and (start <= end if request.reverse else start >= end):
             raise Refused("Invalid KeyRanges")
