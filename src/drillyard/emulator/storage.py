@@ -198,7 +198,8 @@ class Storage:
 
     def __init__(self, directory: DataDirectory, database: Any, options: StorageOptions) -> None:
         self.on_failure: Callable[[Exception], None] = _nobody_listens
-        self.on_slow_sync: Callable[[float], None] = _nobody_listens  # on the loop, with the seconds it took
+        self.on_sync: Callable[[float], None] = _nobody_listens  # on the loop, with the seconds it took
+        self.on_slow_sync: Callable[[float], None] = _nobody_listens
         self.reserve_released = directory.reserve_released
         self.found_format = directory.found_format  # older than the present one if the directory was just upgraded
         self._directory = directory
@@ -409,16 +410,19 @@ class Storage:
             except Exception as error:  # rocksdict raises bare Exception
                 self._fail(error)
                 return
-            took_s = time.monotonic() - began
-            if took_s >= SLOW_SYNC_S:
-                self._tell_loop(self.on_slow_sync, took_s)
-            self._tell_loop(self._take_report, *order)
+            self._tell_loop(self._report, time.monotonic() - began, *order)
 
     def _tell_loop(self, call: Callable[..., object], *arguments: object) -> None:
         if self._loop is None:  # nothing was ever asked for: the next call on the loop's thread raises
             return
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to be told
             self._loop.call_soon_threadsafe(call, *arguments)
+
+    def _report(self, took_s: float, written: int, calls: list[Callable[[], None]]) -> None:
+        self.on_sync(took_s)
+        if took_s >= SLOW_SYNC_S:
+            self.on_slow_sync(took_s)
+        self._take_report(written, calls)
 
     def _take_report(self, written: int, calls: list[Callable[[], None]]) -> None:
         self._is_syncing = False

@@ -97,11 +97,13 @@ class Consensus:
         self._pump_wanted = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard_at: dict[int, float] = {}
+        self._asked_at: dict[int, float] = {}  # when the heartbeat went out that a member has not answered yet
         self._closed = False
         self._deposed = asyncio.Event()
         self._seen = (self._raft.role, self._raft.leader, self._raft.term)
         self.on_change: Callable[[], None] = lambda: None  # role, leader or term
         self.on_apply: Callable[[], None] = lambda: None
+        self.on_round_trip: Callable[[int, float], None] = lambda member_id, seconds: None
         self.on_broken: Callable[[Exception], None] = _raise
 
     # ---- what the rest of PD asks ----
@@ -219,7 +221,10 @@ class Consensus:
         if self._closed:
             return
         message = raft_codec.unpack_message(envelope.message)
-        self._heard_at[message.sender] = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        self._heard_at[message.sender] = now
+        if message.kind is MessageKind.HEARTBEAT_REPLY and message.sender in self._asked_at:
+            self.on_round_trip(message.sender, now - self._asked_at.pop(message.sender))
         try:
             self._raft.step(message)
         except ProtocolBroken as error:
@@ -237,6 +242,7 @@ class Consensus:
     def report_unreachable(self, member_id: int) -> None:
         if not self._closed:
             self._heard_at.pop(member_id, None)
+            self._asked_at.pop(member_id, None)
             self._raft.report_unreachable(member_id)
             self._want_pump()
 
@@ -369,6 +375,8 @@ class Consensus:
             complete = replace(message, snapshot=self._raft.snapshot_meta())
             self._spawn(self._send_snapshot(complete, self.cluster.to_message().SerializeToString()))
         else:
+            if message.kind is MessageKind.HEARTBEAT:
+                self._asked_at.setdefault(message.to, asyncio.get_running_loop().time())
             self._transport.send(message.to, self._envelope(message))
 
     async def _send_snapshot(self, message: Message, data: bytes) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from drillyard.emulator.pd.cluster import Cluster, state_name
 from drillyard.emulator.pd.config import Settings
 from drillyard.emulator.pd.departures import Departures
+from drillyard.emulator.pd.events import Events
 from drillyard.emulator.pd.hotspots import READ, WRITE, Flow, HotPeers
 from drillyard.emulator.pd.operators import Operator, Status
 from drillyard.emulator.pd.outcomes import Outcome, Refusal
@@ -110,6 +111,7 @@ class Coordinator:
         self.reports = Reports()
         self.placement = Placement(cluster, self.reports, settings.placing, self.take_id)
         self.departures = Departures()
+        self.events = Events()
         self._looked_ns = 0
         self.written, self.read = HotPeers(WRITE), HotPeers(READ)
         self._next_id, self._ids_end = ids
@@ -200,6 +202,7 @@ class Coordinator:
 
     def hear_region(self, request: pdpb.RegionHeartbeatRequest, now_ns: int) -> None:
         """Takes a region's heartbeat in; a change of its meta goes through the log first."""
+        self.events.heartbeat(self.cluster.stores.get(request.leader.store_id), "recv")
         regions = self.cluster.regions
         if regions.get(request.region.id) == request.region:
             self._heard(request, now_ns)
@@ -212,6 +215,7 @@ class Coordinator:
         if self.reports.is_outdated(request):
             self._refuse(request, f"region is stale: term {request.term} of region {request.region.id}")
             return
+        self.events.heartbeat(self.cluster.stores.get(request.leader.store_id), "ok")
         self.reports.hear_region(request)
         span = request.interval.end_timestamp - request.interval.start_timestamp
         flow = Flow(request.bytes_written, request.keys_written, span, now_ns)
@@ -222,6 +226,7 @@ class Coordinator:
     def _refuse(self, request: pdpb.RegionHeartbeatRequest, message: str) -> None:
         response = pdpb.RegionHeartbeatResponse(target_peer=request.leader)
         response.header.error.CopyFrom(pdpb.Error(type=pdpb.UNKNOWN, message=message))
+        self.events.heartbeat(self.cluster.stores.get(request.leader.store_id), "err")
         self._send(request.leader.store_id, response)
         fields = {"region_id": request.region.id, "error": message}
         self._output.notes.append(Note("region heartbeat refused", fields, is_warning=True))
@@ -252,6 +257,7 @@ class Coordinator:
     def _take_doings(self) -> None:
         doings = self.placement.controller.take_doings()
         for operator in doings.added:
+            self.events.operators[operator.desc, "create"] += 1
             self._note("add operator", region_id=operator.region_id, operator=operator_text(operator))
         for operator in doings.ended:
             self._note_end(operator)
@@ -267,6 +273,11 @@ class Coordinator:
     def _note_end(self, operator: Operator) -> None:
         if not operator.started_ns:
             return  # it was never let in
+        if operator.status is Status.SUCCESS:
+            spent_s = (operator.ended_ns - operator.started_ns) / 10**9
+            self.events.operator_finished(operator.desc, spent_s)
+        else:
+            self.events.operators[operator.desc, _EVENTS[operator.status]] += 1
         fields = {"region_id": operator.region_id, "operator": operator_text(operator)}
         if operator.reason:
             fields["reason"] = operator.reason
@@ -286,4 +297,10 @@ _ENDS = {
     Status.REPLACED: "replace old operator",
     Status.TIMEOUT: "operator timeout",
     Status.EXPIRED: "operator expired",
+}
+_EVENTS = {
+    Status.CANCELED: "cancel",
+    Status.REPLACED: "replace",
+    Status.TIMEOUT: "timeout",
+    Status.EXPIRED: "expire",
 }

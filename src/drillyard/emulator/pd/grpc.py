@@ -191,7 +191,7 @@ class PdService:
         loop = asyncio.get_running_loop()
         parts = [
             loop.create_task(self._hear(stream, lead, outlet)),
-            loop.create_task(self._talk(stream, outlet)),
+            loop.create_task(self._talk(stream, lead, outlet)),
             loop.create_task(lead.ended.wait()),
         ]
         try:
@@ -228,12 +228,13 @@ class PdService:
                 continue
             lead.hear_region(request)
 
-    async def _talk(self, stream: HeartbeatStream, outlet: Outlet) -> None:
+    async def _talk(self, stream: HeartbeatStream, lead: Leadership, outlet: Outlet) -> None:
         while True:
             try:
                 response = await asyncio.wait_for(outlet.queue.get(), KEEP_ALIVE_S)
             except TimeoutError:
                 response = pdpb.RegionHeartbeatResponse(header=self._header())
+                lead.count_keep_alive(outlet)
             await stream.send(response)
 
     async def get_region(self, request: pdpb.GetRegionRequest) -> pdpb.GetRegionResponse:

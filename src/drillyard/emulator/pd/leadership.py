@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from drillyard.emulator.logs import Log
@@ -30,6 +30,7 @@ from drillyard.emulator.pd.coordinator import (
     start_of,
 )
 from drillyard.emulator.pd.departures import Departures
+from drillyard.emulator.pd.events import Events
 from drillyard.emulator.pd.hotspots import HotPeers
 from drillyard.emulator.pd.outcomes import Outcome, Refusal
 from drillyard.emulator.pd.placement import Placement
@@ -59,6 +60,7 @@ class Means:
     settings: Settings
     clock: Clock
     log: Log
+    events: Events = field(default_factory=Events)
 
 
 class Outlet:
@@ -74,6 +76,8 @@ class Leadership:
         self.clock = means.clock
         self.settings = means.settings
         self.coordinator = Coordinator(consensus.cluster, means.settings, start.ids)
+        self.events = self.coordinator.events = means.events
+        self.events.timestamps["save"] += 1  # the first entry of the lead agreed on a bound
         self.ended = asyncio.Event()
         self._log = means.log
         self._oracle = Oracle(start.first_ms, start.bound_ms)
@@ -119,6 +123,7 @@ class Leadership:
         for send in output.sends:
             if (outlet := self._outlets.get(send.store_id)) is not None:
                 outlet.queue.put_nowait(send.response)
+                self.events.message(self.consensus.cluster.stores.get(send.store_id), "push")
         if output.wants_tick:
             self._tick_soon.set()
 
@@ -169,11 +174,14 @@ class Leadership:
             bound_ms = self._oracle.wanted_bound(now_ms, TSO_WINDOW_MS)
             self._more_time = self.consensus.submit(drillpb.PdCommand(raise_bound_ms=bound_ms))
             self._more_time.add_done_callback(self._take_bound)
+            if now_ms < self._oracle.physical_ms:
+                self.events.timestamps["system_time_slow"] += 1
         return self._more_time
 
     def _take_bound(self, answer: asyncio.Future[Outcome]) -> None:
         self._more_time = None
         if answer.exception() is None:
+            self.events.timestamps["save"] += 1
             self._oracle.raise_bound(answer.result().value)
 
     # ---- stores ----
@@ -190,9 +198,15 @@ class Leadership:
     def bind(self, store_id: int, outlet: Outlet) -> None:
         """From now on this stream is the way to the store. The empty answer tells the store that it is heard."""
         self._outlets[store_id] = outlet
+        self.events.heartbeat(self.consensus.cluster.stores.get(store_id), "bind")
         greeting = pdpb.RegionHeartbeatResponse()
         greeting.header.cluster_id = self.consensus.cluster.cluster_id
         outlet.queue.put_nowait(greeting)
+
+    def count_keep_alive(self, outlet: Outlet) -> None:
+        for store_id, bound in self._outlets.items():
+            if bound is outlet:
+                self.events.message(self.consensus.cluster.stores.get(store_id), "keepalive")
 
     def unbind(self, outlet: Outlet) -> None:
         for store_id in [each for each, bound in self._outlets.items() if bound is outlet]:

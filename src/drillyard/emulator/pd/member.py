@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from drillyard.emulator.pd.consensus import Consensus, Undetermined
 from drillyard.emulator.pd.coordinator import Candidate
+from drillyard.emulator.pd.events import Events
 from drillyard.emulator.pd.leadership import Clock, Leadership, Means, begin
 from drillyard.emulator.pd.membership import REMOVED, Roll, heir, join_mistake, removal_mistake
 from drillyard.emulator.raft.types import Change, ChangeKind, ProposalDropped
@@ -81,6 +82,10 @@ class PdMember:
             if task is not None:
                 task.cancel()
         self.consensus.close()
+
+    @property
+    def events(self) -> Events:
+        return self._means.events
 
     @property
     def clock(self) -> Clock:

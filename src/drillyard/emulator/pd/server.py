@@ -30,7 +30,7 @@ from drillyard.emulator.pd.http import PdHttp
 from drillyard.emulator.pd.identity import check_url, identity_of, initial_members
 from drillyard.emulator.pd.leadership import Clock, Means
 from drillyard.emulator.pd.member import Identity, MemberRefused, PdMember, split_url
-from drillyard.emulator.pd.metrics import PdMetrics
+from drillyard.emulator.pd.metrics import PdMetrics, counted
 from drillyard.emulator.pd.settings import SECOND_NS
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft.types import Options as RaftOptions
@@ -207,8 +207,9 @@ class PdServer:
             **transport.handlers(consensus.deliver, consensus.deliver_snapshot),
             MEMBERS.Introduce: member.introduce,
         }
-        client_handlers = {**PdService(member).handlers(), MEMBERS.Join: member.join}
-        PdMetrics(member, shell.metrics)
+        client_handlers = counted({**PdService(member).handlers(), MEMBERS.Join: member.join}, shell.metrics)
+        metrics = PdMetrics(member, shell.metrics)
+        storage.on_sync, consensus.on_round_trip = metrics.synced, metrics.answered
         http = PdHttp(member, shell.metrics, int(time.time()))
         client_host, client_port = split_url(options.client_urls)
         peer_host, peer_port = split_url(options.peer_urls)

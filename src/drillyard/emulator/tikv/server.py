@@ -261,6 +261,13 @@ class TikvServer:
             self._log.info("data directory upgraded", from_format=storage.found_format, to_format=ON_DISK_FORMAT)
         storage.on_failure = self._broken
         storage.on_slow_sync = self._log.slow_sync
+        storage.on_sync = (
+            self._member.metrics.histogram(
+                "tikv_raftstore_append_log_duration_seconds", "How long the log took to be durable."
+            )
+            .labels()
+            .observe
+        )
         return storage
 
     def _broken(self, error: Exception) -> None:
@@ -281,9 +288,15 @@ class TikvServer:
 
         await pd.connect()
         identity = await self._identify(storage, pd)
-        transport = Transport(
-            lambda store_id: self._resolve(pd, store_id), lambda store_id: engine.unreachable(store_id), self._log
+        failures = self._member.metrics.counter(
+            "tikv_server_report_failure_msg_total", "Messages that did not reach another store.", ("type", "store_id")
         )
+
+        def unreachable(store_id: int) -> None:
+            failures.labels("unreachable", store_id).inc()
+            engine.unreachable(store_id)
+
+        transport = Transport(lambda store_id: self._resolve(pd, store_id), unreachable, self._log)
         stack.push_async_callback(transport.close)
         engine = Engine(identity, storage, transport, configuration.settings, self._log)
         stack.callback(engine.stop)

@@ -1,0 +1,35 @@
+"""What happened in one PD member since it started, counted: for its metrics.
+
+Rules: counts only grow, over all leads of the process, as Prometheus wants them. Names and labels are PD's. Whoever
+makes something happen counts it; nobody decides by these numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from drillyard.wire import metapb
+
+
+@dataclass(slots=True)
+class Events:
+    operators: Counter[tuple[str, str]] = field(default_factory=Counter)  # type, event
+    finished_s: list[tuple[str, float]] = field(default_factory=list)  # type, duration: taken when they are shown
+    heartbeats: Counter[tuple[str, int, str]] = field(default_factory=Counter)  # address, store, status
+    messages: Counter[tuple[str, int, str]] = field(default_factory=Counter)  # address, store, type
+    timestamps: Counter[str] = field(default_factory=Counter)
+
+    def heartbeat(self, store: metapb.Store | None, status: str) -> None:
+        if store is not None:
+            self.heartbeats[store.address, store.id, status] += 1
+
+    def message(self, store: metapb.Store | None, kind: str) -> None:
+        """Something went down a store's heartbeat stream."""
+        if store is not None:
+            self.messages[store.address, store.id, kind] += 1
+
+    def operator_finished(self, kind: str, seconds: float) -> None:
+        self.operators[kind, "finish"] += 1
+        self.finished_s.append((kind, seconds))
+        del self.finished_s[:-10_000]  # nobody asks for the metrics
