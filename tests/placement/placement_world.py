@@ -304,8 +304,8 @@ class World:
             assert peer.id not in region.pending, "a learner that lags behind is promoted"
             known.role = IN if joint else V
         else:
-            assert joint, "a voter is demoted alone"
-            known.role = OUT
+            assert joint or known.id != region.leader, "a leader is demoted"
+            known.role = OUT if joint else L
 
     def _transfer_leader(self, region: Region, order: pdpb.RegionHeartbeatResponse) -> None:
         for peer in order.transfer_leader.peers or [order.transfer_leader.peer]:
@@ -352,7 +352,7 @@ class World:
         assert mine == {peer.store_id: peer.role for peer in target.meta.peers}, "merged before they were aligned"
         if region.pending or target.pending or not self._has_quorum(target):
             return
-        if region.meta.end_key == target.meta.start_key:
+        if region.meta.end_key and region.meta.end_key == target.meta.start_key:
             target.meta.start_key = region.meta.start_key
         else:
             assert target.meta.end_key == region.meta.start_key

@@ -17,7 +17,10 @@ from drillyard.emulator.pd.cluster import FOREVER_S, GC_WORKER, NOT_BOOTSTRAPPED
 from drillyard.emulator.pd.consensus import Undetermined
 from drillyard.emulator.pd.leadership import Leadership, Outlet
 from drillyard.emulator.pd.member import PdMember, to_pdpb
+from drillyard.emulator.pd.operators import CannotBuild
 from drillyard.emulator.pd.outcomes import Refusal
+from drillyard.emulator.pd.requests import Desk, Refused
+from drillyard.emulator.pd.scatter import summary
 from drillyard.emulator.pd.stores import merged_labels, strict_mistake
 from drillyard.emulator.pd.timestamps import LOGICAL_END
 from drillyard.emulator.raft.types import ProposalDropped
@@ -27,6 +30,10 @@ from drillyard.wire.services import PD
 
 KEEP_ALIVE_S = 60.0
 MAX_SPLIT = 1024
+MAX_RETRIES = 10
+MAX_PAUSE_S = 10.0
+SPLIT_LOOK_S = 0.1
+SPLIT_LOOKS = 600
 NOT_LEADER = "not leader"
 NO_TIMESTAMP = "[PD:tso:ErrGenerateTimestamp]generate timestamp failed, "
 Answer = TypeVar("Answer")
@@ -65,6 +72,8 @@ class PdService:
             PD.UpdateGCSafePoint: self.update_gc_safe_point,
             PD.UpdateServiceGCSafePoint: self.update_service_gc_safe_point,
             PD.GetOperator: self.get_operator,
+            PD.ScatterRegion: self.scatter_region,
+            PD.SplitRegions: self.split_regions,
             **health.handlers(),
         }
 
@@ -279,17 +288,24 @@ class PdService:
         lead = self._lead(request)
         if (refusal := self._not_bootstrapped()) is not None:
             return pdpb.AskBatchSplitResponse(header=self._header(refusal))
-        if not request.HasField("region"):
-            raise RpcError(Status.UNKNOWN, "missing region for split")
-        if not 0 < request.split_count <= MAX_SPLIT:
-            raise RpcError(Status.UNKNOWN, f"a region is split into 1 to {MAX_SPLIT} more, not {request.split_count}")
-        if stale := self._cluster.regions.staleness(request.region):
-            raise RpcError(Status.UNKNOWN, stale)
+        if (refusal := self._no_split(request)) is not None:
+            return pdpb.AskBatchSplitResponse(header=self._header(refusal))
         response = pdpb.AskBatchSplitResponse(header=self._header())
         for _ in range(request.split_count):
             ids = await self._settle(lead.ids(1 + len(request.region.peers)))
             response.ids.add(new_region_id=ids[0], new_peer_ids=ids[1:])
+        parts = [request.region.id, *(each.new_region_id for each in response.ids)]
+        lead.placement.record_split(parts, lead.clock.now_ns())
         return response
+
+    def _no_split(self, request: pdpb.AskBatchSplitRequest) -> Refusal | None:
+        """Why no ids are given for a split."""
+        if not request.HasField("region"):
+            return Refusal(pdpb.REGION_NOT_FOUND, "missing region for split")
+        if not 0 < request.split_count <= MAX_SPLIT:
+            return Refusal(pdpb.UNKNOWN, f"a region is split into 1 to {MAX_SPLIT} more, not {request.split_count}")
+        stale = self._cluster.regions.staleness(request.region)
+        return Refusal(pdpb.UNKNOWN, stale) if stale else None
 
     async def report_batch_split(self, request: pdpb.ReportBatchSplitRequest) -> pdpb.ReportBatchSplitResponse:
         """Only a notice: the heartbeats of the new regions bring their metas."""
@@ -311,6 +327,74 @@ class PdService:
             status=found.status.on_the_wire,
             kind=found.kind.text.encode(),
         )
+
+    async def scatter_region(self, request: pdpb.ScatterRegionRequest) -> pdpb.ScatterRegionResponse:
+        """One region by its id, or several, which are tried again as often as the client says."""
+        lead = self._lead(request)
+        if (refusal := self._not_bootstrapped()) is not None:
+            return pdpb.ScatterRegionResponse(header=self._header(refusal))
+        if request.regions_id:
+            return await self._scatter_many(lead, request)
+        desk = Desk.at(lead.placement, lead.clock.now_ns())
+        region = desk.picture.region(request.region_id)
+        if region is None:
+            unknown = Refusal(pdpb.REGION_NOT_FOUND, "region %d not found")  # as the real one says it, number and all
+            return pdpb.ScatterRegionResponse(header=self._header(unknown))
+        try:
+            desk.scatter(region, request.group)
+        except CannotBuild as error:
+            raise RpcError(Status.UNKNOWN, str(error)) from error
+        except Refused:
+            queued = "operator canceled because cannot add an operator to the execute queue"
+            return pdpb.ScatterRegionResponse(header=self._header(Refusal(pdpb.UNKNOWN, queued)))
+        finally:
+            lead.carry_out()
+        return pdpb.ScatterRegionResponse(header=self._header(), finished_percentage=100)
+
+    async def _scatter_many(self, lead: Leadership, request: pdpb.ScatterRegionRequest) -> pdpb.ScatterRegionResponse:
+        left = list(request.regions_id)
+        for attempt in range(min(request.retry_limit, MAX_RETRIES) + 1):
+            try:
+                left = Desk.at(lead.placement, lead.clock.now_ns()).scatter_all(left, request.group)
+            except Refused as refused:
+                raise RpcError(Status.UNKNOWN, refused.message) from refused
+            finally:
+                lead.carry_out()
+            if not left or lead.ended.is_set():
+                break
+            await asyncio.sleep(min(0.1 * 2**attempt, MAX_PAUSE_S))
+        done = len(request.regions_id) - len(left)
+        return pdpb.ScatterRegionResponse(header=self._header(), finished_percentage=summary(done, len(left)))
+
+    async def split_regions(self, request: pdpb.SplitRegionsRequest) -> pdpb.SplitRegionsResponse:
+        """Splits at keys, and waits until the regions are there, or for a minute."""
+        lead = self._lead(request)
+        if (refusal := self._not_bootstrapped()) is not None:
+            return pdpb.SplitRegionsResponse(header=self._header(refusal))
+        left = set(request.split_keys)
+        for attempt in range(min(request.retry_limit, MAX_RETRIES) + 1):
+            started = Desk.at(lead.placement, lead.clock.now_ns()).split_at(sorted(left))
+            lead.carry_out()
+            awaited = {key for keys in started.values() for key in keys}
+            for _ in range(SPLIT_LOOKS):
+                left -= {key for key in left if self._begins(key)}
+                if not awaited & left or lead.ended.is_set():
+                    break
+                await asyncio.sleep(SPLIT_LOOK_S)
+            if not left or lead.ended.is_set():
+                break
+            await asyncio.sleep(min(0.1 * 2**attempt, MAX_PAUSE_S))
+        asked = len(request.split_keys)
+        found = {region.id for key in set(request.split_keys) - left if (region := self._cluster.regions.find(key))}
+        return pdpb.SplitRegionsResponse(
+            header=self._header(),
+            finished_percentage=100 - len(left) * 100 // asked if asked else 0,
+            regions_id=sorted(found),
+        )
+
+    def _begins(self, key: bytes) -> bool:
+        region = self._cluster.regions.find(key)
+        return region is not None and region.start_key == key
 
     # ---- the whole cluster ----
 

@@ -215,23 +215,23 @@ class Desk:
         else:
             region_ids = _wholes(wanted.get("region_ids"), "region_ids is invalid")
         try:
-            percentage = self.scatter_all(region_ids, _text(wanted, "group"))
+            failed = self.scatter_all(region_ids, _text(wanted, "group"))
         except Refused as refused:
             return {"processed-percentage": 0, "error": refused.message}
-        return {"processed-percentage": percentage, "error": ""}
+        return {"processed-percentage": summary(len(region_ids) - len(failed), len(failed)), "error": ""}
 
     def scatter(self, region: RegionView, group: str) -> None:
         operator = self.placement.scatterer.scatter(self.check(region), group)
         if operator is not None:
             self.start(operator)
 
-    def scatter_all(self, region_ids: Sequence[int], group: str) -> int:
-        """Scatters regions; which part of them, in percent, could be. One that cannot be now is not tried again."""
+    def scatter_all(self, region_ids: Sequence[int], group: str) -> list[int]:
+        """Scatters regions; which of them could not be. Nobody tries again here: who asks may."""
         if not region_ids:
             raise Refused("empty region")
         if len(region_ids) == 1 and self.picture.region(region_ids[0]) is None:
             raise Refused("region not found")
-        failed = 0
+        failed: list[int] = []
         for region_id in region_ids:
             region = self.picture.region(region_id)
             try:
@@ -239,8 +239,8 @@ class Desk:
                     raise Refused(f"failed to find region {region_id}")
                 self.scatter(region, group)
             except (Refused, CannotBuild):
-                failed += 1
-        return summary(len(region_ids) - failed, failed)
+                failed.append(region_id)
+        return failed
 
     def split_at(self, keys: Sequence[bytes]) -> dict[int, list[bytes]]:
         """Begins to split regions at keys; the keys of each region that it was begun for."""

@@ -44,7 +44,7 @@ class Scatterer:
         if not leaders:
             raise CannotBuild(f"no target leader store found, region: {region.id}")
         leader = min(leaders, key=lambda store_id: (group.leaders[store_id], store_id))
-        group.peers.update(roles)
+        group.peers.update(roles.keys())
         group.leaders[leader] += 1
         if roles.keys() == region.stores and leader == region.leader.store_id:
             return None
