@@ -102,7 +102,7 @@ class RaftMessage(_message.Message):
     def __init__(self, kind: _Optional[int] = ..., sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., index: _Optional[int] = ..., log_term: _Optional[int] = ..., commit: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping[str, _Any]]]] = ..., reject: _Optional[bool] = ..., hint_index: _Optional[int] = ..., hint_term: _Optional[int] = ..., context: _Optional[bytes] = ..., forced: _Optional[bool] = ..., snapshot: _Optional[_Union[SnapshotMeta, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("cluster_id", "region_id", "region_epoch", "from_peer", "to_peer", "message", "range")
+    __slots__ = ("cluster_id", "region_id", "region_epoch", "from_peer", "to_peer", "message", "range", "rest", "pulse")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     REGION_ID_FIELD_NUMBER: _ClassVar[int]
     REGION_EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,8 @@ class Envelope(_message.Message):
     TO_PEER_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RANGE_FIELD_NUMBER: _ClassVar[int]
+    REST_FIELD_NUMBER: _ClassVar[int]
+    PULSE_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     region_id: int
     region_epoch: _metapb_pb2.RegionEpoch
@@ -117,7 +119,15 @@ class Envelope(_message.Message):
     to_peer: _metapb_pb2.Peer
     message: RaftMessage
     range: KeyRange
-    def __init__(self, cluster_id: _Optional[int] = ..., region_id: _Optional[int] = ..., region_epoch: _Optional[_Union[_metapb_pb2.RegionEpoch, _Mapping[str, _Any]]] = ..., from_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ..., to_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ..., message: _Optional[_Union[RaftMessage, _Mapping[str, _Any]]] = ..., range: _Optional[_Union[KeyRange, _Mapping[str, _Any]]] = ...) -> None: ...
+    rest: bool
+    pulse: Pulse
+    def __init__(self, cluster_id: _Optional[int] = ..., region_id: _Optional[int] = ..., region_epoch: _Optional[_Union[_metapb_pb2.RegionEpoch, _Mapping[str, _Any]]] = ..., from_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ..., to_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ..., message: _Optional[_Union[RaftMessage, _Mapping[str, _Any]]] = ..., range: _Optional[_Union[KeyRange, _Mapping[str, _Any]]] = ..., rest: _Optional[bool] = ..., pulse: _Optional[_Union[Pulse, _Mapping[str, _Any]]] = ...) -> None: ...
+
+class Pulse(_message.Message):
+    __slots__ = ("digest",)
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    digest: int
+    def __init__(self, digest: _Optional[int] = ...) -> None: ...
 
 class KeyRange(_message.Message):
     __slots__ = ("start", "end")

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from drillyard.emulator.raft.configuration import Tally, changed, electors, tally
+from drillyard.emulator.raft.configuration import Tally, changed, electors, is_joint, tally
 from drillyard.emulator.raft.leadership import Leadership
 from drillyard.emulator.raft.log import Log
 from drillyard.emulator.raft.progress import Progress
@@ -180,6 +180,23 @@ class Raft:
             return ()
         return self._log.slice(start, min(end, self._log.last_index), 1 << 62)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to do here until somebody wants something new.
+
+        All that the log holds is committed, on this node's disk and applied; who leads is known. A leader moreover has
+        no read and no handover under way. How far the others are is not asked (see `progress`).
+        """
+        log = self._log
+        return (
+            self.leader != 0
+            and log.last_index == log.commit == log.stable == self.applied
+            and not is_joint(self.configuration)
+            and self._snapshot is None
+            and self._installing is None
+            and (self._leadership is None or self._leadership.is_settled)
+        )
+
     def progress(self) -> Mapping[int, Progress]:
         """What the leader knows of every member, itself included; empty on other nodes."""
         return self._leadership.progress if self._leadership is not None else {}
@@ -286,6 +303,22 @@ class Raft:
             else:
                 self._elapsed = 0
                 self.leader = 0
+
+    def resume(self, silence: int) -> None:
+        """Time stood still here, and the leader was heard `silence` ticks ago.
+
+        A leader sends heartbeats at once, and has a full election timeout to hear a quorum.
+        """
+        if self._leadership is not None:
+            self._leadership.resume()
+        else:
+            self._elapsed = max(self._elapsed, silence)
+
+    def suspect_leader(self, patience: int) -> None:
+        """Somebody knows that the leader is gone: vote for others from now on, and campaign in `patience` ticks."""
+        if self.role is Role.FOLLOWER:
+            self._elapsed = max(self._elapsed, self._options.election_ticks)
+            self._timeout = self._elapsed + max(1, patience)
 
     def _draw_timeout(self) -> None:
         """Different timeouts on different nodes: so one asks first, instead of all splitting the vote."""

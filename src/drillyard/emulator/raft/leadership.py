@@ -227,6 +227,19 @@ class Leadership:
                 self._send_heartbeat(node)
         return True
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no read, handover or message to a follower is under way, and the commit index is known."""
+        nothing = not (self.transferee or self._waiting or self._batches or self.confirmed or self._due)
+        return nothing and self._knows_commit()
+
+    def resume(self) -> None:
+        """After time stood still: every follower hears of this leader, and has a full timeout to answer."""
+        self._heartbeat_elapsed = self._quorum_elapsed = 0
+        for node, progress in self.progress.items():
+            progress.recent_active = True
+            self._send_heartbeat(node)
+
     def _hears_quorum(self) -> bool:
         active = {self._node}
         for node, progress in self.progress.items():

@@ -39,6 +39,7 @@ class Envelope:
 
     No message at all tells `to` that it is not in the region any more, as of `epoch`. With a snapshot comes the
     region as the snapshot holds it. `range` comes with what may make a replica at the receiver.
+    `rest` speaks of sleep: a leader's heartbeat asks for it, a reply agrees.
     """
 
     region_id: int
@@ -48,6 +49,7 @@ class Envelope:
     message: Message | None
     region: Region | None = None
     range: tuple[bytes, bytes] | None = None
+    rest: bool = False
 
 
 @dataclass(frozen=True, slots=True)

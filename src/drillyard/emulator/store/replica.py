@@ -89,6 +89,7 @@ from drillyard.emulator.store.state import FAMILIES, Span, State
 from drillyard.emulator.store.upkeep import (
     FORGET_AT_ONCE,
     PeerWatch,
+    Rest,
     down_peers,
     forgettable,
     pending_peers,
@@ -144,6 +145,7 @@ class Replica:
         self.raft = raft
         self.settings = settings
         self.growth = Growth()
+        self.rest = Rest()
         self.is_destroyed = False
         self.is_installing = False
         self.merging: Merging | None = None
@@ -322,7 +324,7 @@ class Replica:
         self.raft.tick()
         self.leaderless_ticks = 0 if self.raft.leader else self.leaderless_ticks + 1
         if self.is_leader and self.watch.ticks % self.settings.log_gc_ticks == 0:
-            self._forget_log()
+            self.forget_log()
         if self.raft.leader == 0 and self.watch.ticks % (2 * self.settings.raft.election_ticks) == 0:
             self._show_life()
 
@@ -334,8 +336,11 @@ class Replica:
         """
         others = {peer.id: peer for peer in (*self.region.peers, *self._known.values()) if peer.id != self.me.id}
         for peer in others.values():
-            sign = Message(MessageKind.HEARTBEAT_REPLY, self.me.id, peer.id, 0)
-            self._extra.append(Envelope(self.region.id, self.region.epoch, self.me, peer, sign))
+            self._extra.append(self._sign_of_life(peer))
+
+    def _sign_of_life(self, to: Peer) -> Envelope:
+        sign = Message(MessageKind.HEARTBEAT_REPLY, self.me.id, to.id, 0)
+        return Envelope(self.region.id, self.region.epoch, self.me, to, sign)
 
     def step(self, envelope: Envelope) -> None:
         assert envelope.message is not None
@@ -349,7 +354,21 @@ class Replica:
         self.is_destroyed = True
         self._fail_all(box, RegionNotFound(self.region.id))
 
-    def _forget_log(self) -> None:
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for anything that this replica has to do or to say, beside Raft."""
+        is_waited_for = self._pending or self._unasked or self._asked or self._confirmed
+        has_something = self._record_due or self._extra or self._made or self._backlog or self._led != self.is_leader
+        is_changing = self.is_installing or self.is_destroyed or self.awaits_install or self.merging is not None
+        return not (is_waited_for or has_something or is_changing)
+
+    def nudge_leader(self) -> None:
+        """Lets the leader know that this replica is awake: it answers with a heartbeat, if it leads."""
+        leader = self.leader
+        if leader is not None and leader.id != self.me.id:
+            self._extra.append(self._sign_of_life(leader))
+
+    def forget_log(self) -> None:
         target = 0 if self.merging is not None else forgettable(self.raft, self.watch, self.settings)
         if target <= self._compaction_asked:
             return
@@ -415,7 +434,7 @@ class Replica:
             is_more_likely = compact_to - self.raft.first_index >= FORGET_AT_ONCE
             self.raft.compact(compact_to)
             if is_more_likely and self.is_leader:
-                self._forget_log()
+                self.forget_log()
         return compact_to
 
     def resume(self) -> None:
@@ -472,7 +491,13 @@ class Replica:
         if to is None:
             return None
         span = (self.region.start, self.region.end) if self._may_found(message) else None
-        return Envelope(self.region.id, self.region.epoch, self.me, to, message, range=span)
+        rest = self._speaks_of_sleep(message)
+        return Envelope(self.region.id, self.region.epoch, self.me, to, message, range=span, rest=rest)
+
+    def _speaks_of_sleep(self, message: Message) -> bool:
+        if self.is_leader:
+            return message.kind is MessageKind.HEARTBEAT and self.rest.is_asking and not message.context
+        return message.kind is MessageKind.HEARTBEAT_REPLY and self.rest.is_asleep
 
     def _may_found(self, message: Message) -> bool:
         """Whether the receiver may not have heard of the region yet."""

@@ -18,6 +18,7 @@ class Settings:
     log_gc_bytes_limit: int = 16 << 20
     max_entry_bytes: int = 8 << 20
     max_pending_bytes: int = 32 << 20  # proposed and not applied; beyond it the store is busy
+    hibernate: bool = False  # settled regions sleep; the shell then has to carry pulses
     merge_log_gap: int = 10  # entries that some peer of a region may lack when the region is to be merged
     merge_check_ticks: int = 10
     leader_missing_ticks: int = 7200  # after which PD is asked whether the peer is still one

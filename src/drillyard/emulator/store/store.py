@@ -37,6 +37,7 @@ from drillyard.emulator.store.errors import (
     StoreNotMatch,
 )
 from drillyard.emulator.store.merging import Fate, fate_of
+from drillyard.emulator.store.neighbours import Pulse
 from drillyard.emulator.store.region import Epoch, Part, Peer, PeerChange, Region, configuration_of
 from drillyard.emulator.store.replica import (
     FIRST_INDEX,
@@ -53,6 +54,7 @@ from drillyard.emulator.store.replica import (
     Replica,
     Settings,
 )
+from drillyard.emulator.store.sleep import Sleep
 from drillyard.emulator.store.state import State
 
 FOUNDING_KINDS = frozenset(
@@ -175,6 +177,7 @@ class Store:
         self._chance = chance
         self._box = Outbox(tombstones=dict(tombstones or {}))
         self._touched: dict[int, None] = {}
+        self._sleep = Sleep(store_id, settings, self.replicas, self._touch)
         self._questions: dict[int, dict[int, Envelope]] = {}  # by region and sender
 
     @property
@@ -185,6 +188,7 @@ class Store:
     def reconfigure(self, settings: Settings) -> None:
         """Other timings and limits from now on, for every replica."""
         self.settings = settings
+        self._sleep.reconfigure(settings)
         for replica in self.replicas.values():
             replica.settings = settings
             replica.raft.reconfigure(settings.raft)
@@ -200,25 +204,41 @@ class Store:
         if [voter.id for voter in found.region.peers] == [found.peer_id]:
             raft.campaign()  # nobody else can have led meanwhile
         self._touched[found.region.id] = None
+        self._sleep.greet(replica)
         return replica
 
     # ---- time and messages ----
 
     def tick(self) -> None:
+        self._sleep.tick(self._box, self._chance)
         for region_id, replica in self.replicas.items():
-            if replica.is_installing:
+            if replica.rest.is_asleep or replica.is_installing:
                 continue
             replica.tick()
             replica.resume()
             replica.notice_report(self._box)
-            self._touched[region_id] = None
+            self._sleep.consider(replica)
+            if replica.has_ready or replica.is_destroyed:
+                self._touched[region_id] = None
             if replica.merging is not None and replica.watch.ticks % self.settings.merge_check_ticks == 0:
                 self._pursue(replica)
+
+    def _touch(self, region_id: int) -> None:
+        self._touched[region_id] = None
+
+    def take_pulses(self) -> list[Pulse]:
+        """Signs of life for other stores, to be sent as soon as may be."""
+        return self._sleep.take_pulses()
+
+    def hear(self, pulse: Pulse) -> None:
+        if pulse.to == self.id:
+            self._sleep.take_pulse(pulse)
 
     def step(self, envelope: Envelope) -> tuple[Envelope, ...]:
         """Takes a message from another store; what comes back is to be sent at once."""
         if envelope.to.store_id != self.id:
             return ()
+        self._sleep.hear(envelope)
         if envelope.message is None:
             self._leave(envelope)
             return ()
@@ -239,7 +259,9 @@ class Store:
             return (Envelope(replica.region.id, replica.region.epoch, replica.me, envelope.sender, None),)
         if envelope.message.kind is MessageKind.SNAPSHOT and not self._has_room_for(envelope):
             return ()
+        self._sleep.before_step(replica, envelope)
         replica.step(envelope)
+        self._sleep.after_step(replica, envelope)
         self._touched[envelope.region_id] = None
         return ()
 
@@ -297,11 +319,15 @@ class Store:
         return True
 
     def _destroy(self, replica: Replica) -> None:
+        self._sleep.forget(replica)
         replica.destroy(self._box)
         self._touched[replica.region.id] = None
 
     def report_unreachable(self, store_id: int) -> None:
+        self._sleep.doubt(store_id)
         for region_id, replica in self.replicas.items():
+            if replica.rest.is_asleep:
+                continue  # nothing was under way
             peer = replica.region.peer_on(store_id)
             if peer is not None and replica.is_leader:
                 replica.raft.report_unreachable(peer.id)
@@ -310,6 +336,7 @@ class Store:
     def report_snapshot(self, region_id: int, peer_id: int, ok: bool) -> None:
         replica = self.replicas.get(region_id)
         if replica is not None:
+            self._sleep.wake(replica)
             replica.raft.report_snapshot(peer_id, ok)
             self._touched[region_id] = None
 
@@ -322,6 +349,7 @@ class Store:
             return replica
         error = replica.write(ticket, context, command)
         if error is None:
+            self._sleep.wake(replica, has_work=True)
             self._touched[context.region_id] = None
         return self._with_neighbours(error)
 
@@ -332,6 +360,7 @@ class Store:
             return replica
         error = replica.read(ticket, context)
         if error is None:
+            self._sleep.wake(replica, has_work=True)
             self._touched[context.region_id] = None
         return self._with_neighbours(error)
 
@@ -384,6 +413,7 @@ class Store:
             return "this peer does not lead the region"
         if step.epoch != replica.region.epoch:
             return f"the step is for epoch {_show(step.epoch)}, the region is at {_show(replica.region.epoch)}"
+        self._sleep.wake(replica, has_work=True)
         self._touched[step.region_id] = None
         if isinstance(step.action, ChangePeers):
             return replica.change(step.action.changes)
@@ -415,6 +445,8 @@ class Store:
         if fate is Fate.OPEN:
             target = self.replicas[merging.target.id]
             if not target.is_installing:
+                if target.is_leader:
+                    self._sleep.wake(target, has_work=True)
                 target.take_over(source)
                 self._touched[target.region.id] = None
         elif fate is Fate.VOID:
@@ -438,7 +470,10 @@ class Store:
 
     def report(self, region_id: int) -> RegionReport | None:
         replica = self.replicas.get(region_id)
-        return None if replica is None or replica.is_destroyed else replica.report()
+        if replica is None or replica.is_destroyed:
+            return None
+        self._sleep.pass_time(replica)
+        return replica.report()
 
     def leaderless(self) -> list[tuple[Region, int]]:
         """Replicas, with their peers' ids, of which PD is to say whether they still belong to their regions."""
@@ -488,9 +523,12 @@ class Store:
         return bool(self._touched)
 
     def ready(self, state: State) -> Iterable[StoreReady]:
-        """The work of every region that has some, one at a time: carry each out before taking the next."""
-        touched, self._touched = self._touched, {}
-        for region_id in touched:
+        """The work of every region that has some, one at a time: carry each out before taking the next.
+
+        Who stops half-way finds the rest later.
+        """
+        for region_id in tuple(self._touched):
+            del self._touched[region_id]
             replica = self.replicas.get(region_id)
             if replica is None:
                 continue
@@ -504,11 +542,13 @@ class Store:
                     self._take_up(made, leads)
                 said = self._merge_into(work)
                 replica.notice_report(self._box)
-                yield self._bury(replica, said) if said.destroyed else self._say(said)
-                if replica.merging is not None:
-                    self._hold_on(replica, is_new=merging is None)
-                if replica.has_ready:
-                    self._touched[region_id] = None
+                try:
+                    yield self._bury(replica, said) if said.destroyed else self._say(said)
+                finally:
+                    if replica.merging is not None:
+                        self._hold_on(replica, is_new=merging is None)
+                    if replica.has_ready:
+                        self._touched[region_id] = None
 
     def _take_up(self, made: Made, leads: bool) -> None:
         """A region that was cut off one here, whose beginning the shell writes with the split.
@@ -519,6 +559,7 @@ class Store:
         known = self.replicas.get(region.id)
         number = known.raft.number if known is not None else 0
         if known is not None:
+            self._sleep.forget(known)
             known.destroy(self._box)
         start = replace(beginning(region, made.state), number=number)
         replica = self.restore(RestoredReplica(region, made.peer_id, start))
@@ -532,6 +573,7 @@ class Store:
         """The regions that became a part of this one are no more."""
         for region, peer_id in work.merged:
             self.tombstones[region.id] = max(self.tombstones.get(region.id, 0), peer_id)
+            self._sleep.forget(self.replicas[region.id])
             del self.replicas[region.id]
         return work
 
@@ -548,6 +590,7 @@ class Store:
     def _bury(self, replica: Replica, work: RegionReady) -> StoreReady:
         region_id = replica.region.id
         self.tombstones[region_id] = max(self.tombstones.get(region_id, 0), replica.me.id)
+        self._sleep.forget(replica)
         del self.replicas[region_id]
         self._box.notes.append(f"region {region_id}: peer {replica.me.id} is destroyed")
         return self._say(work)

@@ -9,7 +9,8 @@ is much too long for none. Nothing here changes a replica.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.store.region import Peer, Region
@@ -39,12 +40,29 @@ class PeerWatch:
         """Leadership begins: whatever was heard before says nothing."""
         self._heard = {peer.id: self.ticks for peer in peers}
 
+    def pass_time(self, ticks: int, silences: Mapping[int, int]) -> None:
+        """So much time went by unnoticed, and each peer's store was heard so long ago."""
+        self.ticks += ticks
+        for peer_id, silence in silences.items():
+            self._heard[peer_id] = max(self._heard.get(peer_id, 0), self.ticks - silence)
+
     def is_heard(self, peer_id: int, within: int) -> bool:
         oldest = self.ticks - within
         return self._heard.get(peer_id, oldest - 1) >= oldest
 
     def silence(self, peer_id: int) -> int:
         return self.ticks - self._heard.get(peer_id, self.ticks)
+
+
+@dataclass(slots=True)
+class Rest:
+    """How far a replica is on its way to sleep (see `sleep`)."""
+
+    is_asleep: bool = False
+    is_asking: bool = False  # a leader asks its peers with each heartbeat
+    settled_ticks: int = 0
+    since: int = 0  # the store's tick up to which time has passed for a sleeper
+    agreed: set[int] = field(default_factory=set)  # peers that said that they sleep
 
 
 def recent_peers(raft: Raft, watch: PeerWatch, within: int) -> set[int]:

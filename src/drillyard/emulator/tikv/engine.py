@@ -52,12 +52,14 @@ from drillyard.emulator.tikv.records import (
     key_at,
     merging_in,
     pack_envelope,
+    pack_pulse,
     pack_region,
     pack_replica,
     region_in,
     replica_key,
     spans_of,
     unpack_envelope,
+    unpack_pulse,
     unpack_region,
 )
 from drillyard.emulator.tikv.snapshots import Snapshots, move_into_place, parts_of
@@ -66,6 +68,7 @@ from drillyard.wire.rpc import RpcError, Status
 
 Ticket = Callable[[Outcome], None]
 
+TURN_S = 0.004
 MEASURE_S = 5.0
 MEASURE_SLICE = 1000
 MEASURE_SLICE_BYTES = 256 << 10
@@ -327,6 +330,9 @@ class Engine:
 
     def deliver(self, packed: drillpb.Envelope) -> None:
         """A message from another store."""
+        if packed.HasField("pulse"):
+            self._guard(lambda: self.store.hear(unpack_pulse(packed)))
+            return
         try:
             envelope = unpack_envelope(packed)
         except raft_codec.MalformedRecord as error:
@@ -384,12 +390,17 @@ class Engine:
         self._is_woken = False
         if self._is_stopped:
             return
+        until = self._loop.time() + TURN_S
         try:
             for said in self.store.ready(self._pairs):
                 self._carry_out(said)
+                if self._loop.time() >= until:  # many regions at once: others want the loop, too
+                    break
         except (ProtocolBroken, StorageFailed, AssertionError, ValueError) as error:
             self._break(error)
             return
+        for pulse in self.store.take_pulses():
+            self._transport.send(pulse.to, pack_pulse(pulse, self.identity.cluster_id))
         due = self.store.reports_due()
         if due:
             self.on_reports_due(due)

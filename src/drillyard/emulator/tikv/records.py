@@ -29,10 +29,11 @@ from drillyard.emulator.store.errors import (
     StaleCommand,
     StoreNotMatch,
 )
+from drillyard.emulator.store.neighbours import Pulse
 from drillyard.emulator.store.region import Region
 from drillyard.emulator.store.replica import Envelope, Merging
 from drillyard.emulator.store.state import FAMILIES, Family, Span
-from drillyard.wire import drillpb, errorpb
+from drillyard.wire import drillpb, errorpb, metapb
 
 IDENTITY_KEY = b"2i"
 FOUNDED_KEY = b"2f"
@@ -111,6 +112,7 @@ def pack_envelope(envelope: Envelope, cluster_id: int) -> drillpb.Envelope:
         to_peer=pack_peer(envelope.to),
         message=None if envelope.message is None else raft_codec.pack_message(envelope.message),
         range=None if envelope.range is None else drillpb.KeyRange(start=envelope.range[0], end=envelope.range[1]),
+        rest=envelope.rest,
     )
 
 
@@ -125,9 +127,23 @@ def unpack_envelope(packed: drillpb.Envelope, region: Region | None = None) -> E
             raft_codec.unpack_message(packed.message) if packed.HasField("message") else None,
             region,
             (packed.range.start, packed.range.end) if packed.HasField("range") else None,
+            packed.rest,
         )
     except ValueError as error:
         raise raft_codec.MalformedRecord(str(error)) from error
+
+
+def pack_pulse(pulse: Pulse, cluster_id: int) -> drillpb.Envelope:
+    return drillpb.Envelope(
+        cluster_id=cluster_id,
+        from_peer=metapb.Peer(store_id=pulse.sender),
+        to_peer=metapb.Peer(store_id=pulse.to),
+        pulse=drillpb.Pulse(digest=pulse.digest),
+    )
+
+
+def unpack_pulse(packed: drillpb.Envelope) -> Pulse:
+    return Pulse(packed.from_peer.store_id, packed.to_peer.store_id, packed.pulse.digest)
 
 
 def _span(region: Region) -> str:

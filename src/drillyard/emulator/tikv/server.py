@@ -110,6 +110,7 @@ KEYS = (
     Key("raftstore.raft-log-gc-threshold", 50, _POSITIVE_COUNT),
     Key("raftstore.raft-log-gc-count-limit", 16384, _POSITIVE_COUNT),
     Key("raftstore.raft-log-gc-size-limit", 16 << 20, flags.positive(flags.size)),
+    Key("raftstore.hibernate-regions", True, flags.boolean),
     Key("raftstore.max-peer-down-duration", 600.0, _POSITIVE_SPAN),
     Key("raftstore.pd-heartbeat-tick-interval", 60.0, _POSITIVE_SPAN),
     Key("raftstore.pd-store-heartbeat-tick-interval", 10.0, _POSITIVE_SPAN),
@@ -160,6 +161,7 @@ class Configuration:
             log_gc_count_limit=keys["raftstore.raft-log-gc-count-limit"],
             log_gc_bytes_limit=keys["raftstore.raft-log-gc-size-limit"],
             max_entry_bytes=keys["raftstore.raft-entry-max-size"],
+            hibernate=keys["raftstore.hibernate-regions"],
         )
 
     @property
