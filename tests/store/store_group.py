@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from drillyard.emulator.raft.types import ChangeKind, Entry, HardState, Options, Ready, Restored
 from drillyard.emulator.store.commands import CompareAndSwap, Put, Swapped, Write, Written
+from drillyard.emulator.store.neighbours import Pulse
 from drillyard.emulator.store.region import Peer, PeerChange, PeerRole, Region, configuration_of
 from drillyard.emulator.store.replica import Context, Envelope, Outcome, Readable, RegionReady, Settings
 from drillyard.emulator.store.state import Family, Pair, Span
@@ -111,7 +112,8 @@ class Disk:
 
 
 class World:
-    def __init__(self, seed: int, stores: int = 4) -> None:
+    def __init__(self, seed: int, stores: int = 4, settings: Settings = SETTINGS) -> None:
+        self.settings = settings
         self.chance = random.Random(seed)
         self.now = 0
         self.events: list[tuple[int, int, Callable[[], None]]] = []
@@ -161,7 +163,7 @@ class World:
         self.lives[store_id] += 1
         record = disk.record
         tombstones = {REGION: record.peer_id} if record is not None and record.is_dead else {}
-        store = Store(store_id, SETTINGS, self.chance.randrange, tombstones)
+        store = Store(store_id, self.settings, self.chance.randrange, tombstones)
         self.stores[store_id] = store
         if record is not None and not record.is_dead:
             if record.arrived is not None:
@@ -195,6 +197,8 @@ class World:
 
     def turn(self, store_id: int) -> None:
         store, disk = self.stores[store_id], self.disks[store_id]
+        for pulse in store.take_pulses() if store is not None else ():
+            self._send_pulse(pulse)
         while store is not None and store.has_ready:
             for said in store.ready(disk):
                 self._write(disk, said.work)
@@ -278,6 +282,16 @@ class World:
                 1 + self.chance.randrange(8) + (self.chance.randrange(300) if self.chance.random() < self.loss else 0)
             )
             self.after(delay, lambda: self._arrive(envelope))
+
+    def _send_pulse(self, pulse: Pulse) -> None:
+        def arrive() -> None:
+            store = self.stores[pulse.to]
+            if store is not None:
+                store.hear(pulse)
+                self.turn(pulse.to)
+
+        if frozenset({pulse.sender, pulse.to}) not in self.blocked and self.chance.random() >= self.loss:
+            self.after(1 + self.chance.randrange(8), arrive)
 
     def _arrive(self, envelope: Envelope) -> None:
         store = self.stores[envelope.to.store_id]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from store_group import REGION, World
+from store_group import REGION, SETTINGS, World
 
 from drillyard.emulator.raft.types import Role
+from drillyard.emulator.store.region import Region
 from drillyard.emulator.store.replica import Replica
 from drillyard.emulator.store.store import Store
 
@@ -36,6 +39,37 @@ def storm(world: World, rounds: int) -> None:
         world.count_up()
         world.read_all()
         world.run(chance.randrange(150))
+
+
+def region_of(world: World) -> Region:
+    leader = world.leader()
+    assert leader is not None
+    return leader.replicas[REGION].region
+
+
+def replica_on(world: World, store_id: int) -> Replica:
+    store = world.stores[store_id]
+    assert store is not None
+    return store.replicas[REGION]
+
+
+def sleep(world: World) -> None:
+    """Storms with long pauses between, in which the region falls asleep: what strikes, strikes sleepers."""
+    asleep = 0
+    for _ in range(12):
+        storm(world, 6)
+        world.loss = 0.0
+        if world.chance.random() < 0.7:
+            world.blocked.clear()
+        world.run(2500 + world.chance.randrange(3000))
+        replicas = [store.replicas[REGION] for store in world.stores.values() if store and REGION in store.replicas]
+        asleep += sum(replica.rest.is_asleep for replica in replicas)
+        if world.chance.random() < 0.5:
+            leader = world.leader()
+            if leader is not None:
+                world.crash(leader.id)
+                world.start_later(leader.id, world.chance.choice((100, 1000, 4000)))
+    assert asleep, "nobody ever slept"
 
 
 def calm(world: World) -> None:
@@ -82,6 +116,19 @@ def test_acknowledged_writes_survive_storms(seed: int) -> None:
     calm(world)
     assert world.steps > 0
     assert world.acknowledged
+
+
+@pytest.mark.parametrize("seed", range(1000, 1016))
+def test_what_strikes_sleepers_harms_nobody(seed: int) -> None:
+    world = World(seed, settings=replace(SETTINGS, hibernate=True))
+    world.run(3000)
+    sleep(world)
+    calm(world)
+    assert world.acknowledged
+    world.run(6000)
+    members = {peer.store_id for peer in region_of(world).peers}
+    awake = [store for store in members if not replica_on(world, store).rest.is_asleep]
+    assert not awake or region_of(world).is_joint, "nothing happens, and somebody is awake"
 
 
 def plant_and_expect(seeds: range) -> None:

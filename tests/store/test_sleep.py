@@ -245,6 +245,16 @@ def test_a_killed_leader_is_missed_sooner_than_by_its_heartbeats(seed: int) -> N
 
 
 @pytest.mark.parametrize("seed", range(20))
+def test_a_leader_that_was_killed_and_is_back_at_once_is_missed_as_well(seed: int) -> None:
+    night = Night(seed=seed)
+    night.fall_asleep()
+    leader = leader_of(night)
+    night.kill(leader)
+    night.restart(leader)
+    assert night.until(night.is_served) <= 2 * HEARTBEAT + ELECTION + 2
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_a_stopped_leader_is_missed_as_without_sleep(seed: int) -> None:
     night = Night(seed=seed)
     night.fall_asleep()
@@ -311,14 +321,11 @@ def test_a_sleeping_leader_tells_the_seconds_for_which_a_peer_is_down(night: Nig
 
 
 def _follower_sleeps_with_an_open_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Raft, "is_settled", property(lambda raft: raft.leader != 0))
-
-
-def _follower_sleeps_with_another_log(monkeypatch: pytest.MonkeyPatch) -> None:
     rightly = Sleep._follow_asleep
     monkeypatch.setattr(
         Sleep, "_follow_asleep", lambda sleep, replica, _: rightly(sleep, replica, replica.raft.last_index)
     )
+    monkeypatch.setattr(Raft, "is_settled", property(lambda raft: raft.leader != 0))
 
 
 def _pulse_hides_a_dead_store(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +371,6 @@ def _sleeper_ignores_its_deposition(monkeypatch: pytest.MonkeyPatch) -> None:
 
 PLANTED = (
     _follower_sleeps_with_an_open_entry,
-    _follower_sleeps_with_another_log,
     _pulse_hides_a_dead_store,
     _leader_sleeps_over_a_lagging_peer,
     _leader_sleeps_without_a_quorum,
@@ -383,6 +389,7 @@ def whole_nights() -> None:
             test_after_any_trouble_a_region_is_served_and_sleeps_again(trouble, seed)
         test_a_killed_leader_is_missed_sooner_than_by_its_heartbeats(seed)
         test_a_stopped_leader_is_missed_as_without_sleep(seed)
+        test_a_leader_that_was_killed_and_is_back_at_once_is_missed_as_well(seed)
     for check in (
         test_a_leader_does_not_sleep_over_a_lagging_peer,
         test_a_follower_with_an_open_entry_does_not_sleep,
