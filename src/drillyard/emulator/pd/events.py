@@ -18,7 +18,7 @@ class Events:
     finished_s: list[tuple[str, float]] = field(default_factory=list)  # type, duration: taken when they are shown
     heartbeats: Counter[tuple[str, int, str]] = field(default_factory=Counter)  # address, store, status
     messages: Counter[tuple[str, int, str]] = field(default_factory=Counter)  # address, store, type
-    timestamps: Counter[str] = field(default_factory=Counter)
+    timestamps: Counter[str] = field(default_factory=lambda: Counter({"save": 0, "system_time_slow": 0}))  # shown at 0
 
     def heartbeat(self, store: metapb.Store | None, status: str) -> None:
         if store is not None:
