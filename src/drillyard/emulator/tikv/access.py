@@ -10,18 +10,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
-from drillyard.emulator.storage import StorageFailed, View
-from drillyard.emulator.store.commands import Proposal, Swapped, Write, Written
+from drillyard.emulator.storage import View
+from drillyard.emulator.store.commands import Proposal, Swapped, Written
 from drillyard.emulator.store.region import Region
-from drillyard.emulator.store.replica import Outcome, Readable
+from drillyard.emulator.store.replica import Context, Outcome, Readable
 from drillyard.emulator.store.state import Family, Pair, Span
 from drillyard.emulator.store.transactions import Transact, Transacted
 from drillyard.emulator.tikv.engine import Engine
-from drillyard.emulator.tikv.raw import Rejected, context_of
 from drillyard.emulator.tikv.records import data_place, data_range, key_at, pack_error
-from drillyard.wire import kvrpcpb
+from drillyard.wire import errorpb, kvrpcpb
 
+MAX_KEY_BYTES = 8 << 10
+MAX_ANSWER_BYTES = 48 << 20  # of keys and values: a message, overhead included, holds 64 MiB
+
+Value = TypeVar("Value")
 Applied = Callable[[Transacted], None]
 
 
@@ -39,54 +43,78 @@ class ViewReading:
         return [(key_at(place), value) for place, value in pairs]
 
 
+class Rejected(Exception):
+    """A region error: the client has to look elsewhere, or later."""
+
+    def __init__(self, error: errorpb.Error) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def context_of(context: kvrpcpb.Context) -> Context:
+    peer = context.peer
+    return Context(context.region_id, context.region_epoch.version, peer.id, peer.store_id, context.term)
+
+
 class Access:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
 
-    @asynccontextmanager
-    async def reading(self, context: kvrpcpb.Context) -> AsyncIterator[tuple[Region, ViewReading]]:
-        region, view = await self._view(context)
-        try:
-            yield region, ViewReading(view)
-        finally:
-            view.close()
+    # ---- reading ----
 
-    async def _view(self, context: kvrpcpb.Context) -> tuple[Region, View]:
-        future: asyncio.Future[tuple[Region, View]] = self._loop.create_future()
+    async def read(self, context: kvrpcpb.Context, take: Callable[[Region], Value]) -> Value:
+        """What `take` gives, or raises, at the moment at which the state may be read."""
+        future: asyncio.Future[Value] = self._loop.create_future()
 
         def ticket(outcome: Outcome) -> None:
             if future.done():
                 return
-            if isinstance(outcome, Readable):
-                try:
-                    future.set_result((outcome.region, self._engine.storage.view()))
-                except StorageFailed as error:
-                    future.set_exception(error)
-            else:
+            if not isinstance(outcome, Readable):
                 future.set_exception(_rejected(outcome))
+                return
+            try:
+                future.set_result(take(outcome.region))
+            except Exception as error:  # whatever it is, it is for whoever asked, not for the store's turn
+                future.set_exception(error)
 
         error = self._engine.read(ticket, context_of(context))
         if error is not None:
             raise Rejected(pack_error(error))
         return await future
 
+    @asynccontextmanager
+    async def viewing(self, context: kvrpcpb.Context) -> AsyncIterator[tuple[Region, View]]:
+        """A view of the region, taken when it may be read and closed at the end."""
+        region, view = await self.read(context, lambda region: (region, self._engine.storage.view()))
+        try:
+            yield region, view
+        finally:
+            view.close()
+
+    @asynccontextmanager
+    async def reading(self, context: kvrpcpb.Context) -> AsyncIterator[tuple[Region, ViewReading]]:
+        async with self.viewing(context) as (region, view):
+            yield region, ViewReading(view)
+
+    # ---- writing ----
+
     async def transact(self, context: kvrpcpb.Context, command: Transact, on_applied: Applied) -> Transacted:
         def applied(outcome: Outcome) -> None:
             if isinstance(outcome, Transacted):
                 on_applied(outcome)  # even if the client has gone: others may wait for what was released
 
-        outcome = await self._propose(context, command, applied)
+        outcome = await self.propose(context, command, applied)
         assert isinstance(outcome, Transacted)
         return outcome
 
-    async def write(self, context: kvrpcpb.Context, command: Write) -> None:
-        await self._propose(context, command, lambda outcome: None)
-
-    async def _propose(
-        self, context: kvrpcpb.Context, command: Proposal, on_outcome: Callable[[Outcome], None]
-    ) -> Outcome:
-        future: asyncio.Future[Outcome] = self._loop.create_future()
+    async def propose(
+        self,
+        context: kvrpcpb.Context,
+        command: Proposal,
+        on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> Written | Swapped | Transacted:
+        future: asyncio.Future[Written | Swapped | Transacted] = self._loop.create_future()
 
         def ticket(outcome: Outcome) -> None:
             on_outcome(outcome)

@@ -11,9 +11,9 @@ import asyncio
 
 from drillyard.emulator.logs import Log
 from drillyard.emulator.store.commands import pack_peer
+from drillyard.emulator.tikv.access import Rejected
 from drillyard.emulator.tikv.engine import Engine
 from drillyard.emulator.tikv.pd import PdClient
-from drillyard.emulator.tikv.raw import Rejected
 from drillyard.emulator.tikv.transactions import TxnKv
 from drillyard.wire import kvrpcpb, metapb, pdpb, services
 from drillyard.wire.rpc import RpcError

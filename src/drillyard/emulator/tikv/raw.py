@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from drillyard.emulator.storage import StorageFailed, View
+from drillyard.emulator.storage import View
 from drillyard.emulator.store import expiry
 from drillyard.emulator.store.checksum import Crc64
 from drillyard.emulator.store.commands import (
@@ -36,20 +36,17 @@ from drillyard.emulator.store.commands import (
 )
 from drillyard.emulator.store.errors import KeyNotInRegion
 from drillyard.emulator.store.region import Region
-from drillyard.emulator.store.replica import Context, Outcome, Readable
 from drillyard.emulator.store.state import FAMILY_NAMES, Family, Span
-from drillyard.emulator.store.transactions import Transacted
+from drillyard.emulator.tikv.access import MAX_ANSWER_BYTES, MAX_KEY_BYTES, Access, Rejected
 from drillyard.emulator.tikv.engine import Engine
 from drillyard.emulator.tikv.heartbeats import Traffic
 from drillyard.emulator.tikv.records import data_place, data_range, key_at, pack_error
 from drillyard.wire import errorpb, kvrpcpb
 
-MAX_KEY_BYTES = 8 << 10
 FIRST_SLICE_PAIRS = 16
 SLICE_PAIRS = 256
 SLICE_BYTES = 1 << 20
 CHECKSUM_SLICE_BYTES = 32 << 10
-MAX_ANSWER_BYTES = 48 << 20  # of keys and values: a message, overhead included, holds 64 MiB
 
 Value = TypeVar("Value")
 Pairs = list[tuple[bytes, bytes]]
@@ -64,14 +61,6 @@ class Refused(Exception):
     def __init__(self, text: str, shown: str = "") -> None:
         super().__init__(text)
         self.shown = f"Error({shown})" if shown else f'Error(Other("{text}"))'
-
-
-class Rejected(Exception):
-    """A region error: the client has to look elsewhere, or later."""
-
-    def __init__(self, error: errorpb.Error) -> None:
-        super().__init__(error.message)
-        self.error = error
 
 
 class _HasErrors(Protocol):
@@ -143,6 +132,7 @@ class RawKv:
 
     def __init__(self, engine: Engine, traffic: Traffic, clock: Callable[[], int] | None = None) -> None:
         self._engine = engine
+        self._access = Access(engine)
         self._traffic = traffic
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -153,7 +143,7 @@ class RawKv:
         answer = kvrpcpb.RawGetResponse()
         with _RefusalsIn(answer):
             family = self._admit(request, "raw_get")
-            value = await self._read(request.context, lambda region: self._get(region, request.key, family))
+            value = await self._access.read(request.context, lambda region: self._get(region, request.key, family))
             answer.not_found = value is None
             answer.value = value or b""
         return answer
@@ -162,7 +152,7 @@ class RawKv:
         answer = kvrpcpb.RawBatchGetResponse()
         try:
             family = self._admit(request, "raw_batch_get")
-            async with _Viewing(self, request.context) as (region, view):
+            async with self._access.viewing(request.context) as (region, view):
                 size, now_s = 0, self._now_s()
                 for number, key in enumerate(request.keys):
                     if not region.has_key(key):
@@ -191,7 +181,7 @@ class RawKv:
             if request.reverse:  # the request's start is where the scan begins: the upper end, itself not included
                 start, end = end, start
             wanted = _Scan(start, end, request.limit, request.reverse, request.key_only, family, self._now_s())
-            async with _Viewing(self, request.context) as (region, view):
+            async with self._access.viewing(request.context) as (region, view):
                 if not request.reverse and not region.has_key(start):
                     raise Rejected(pack_error(KeyNotInRegion(start, region)))
                 for key, value in await self._scan(view, region, wanted):
@@ -207,7 +197,7 @@ class RawKv:
         try:
             family = self._admit(request, "raw_batch_scan")
             ranges = ranges_of(request)
-            async with _Viewing(self, request.context) as (region, view):
+            async with self._access.viewing(request.context) as (region, view):
                 size, now_s = 0, self._now_s()
                 for start, end in ranges:
                     wanted = _Scan(start, end, request.each_limit, request.reverse, request.key_only, family, now_s)
@@ -228,7 +218,9 @@ class RawKv:
             family = self._admit(request, "raw_get_key_ttl")
             if self._clock is None:
                 raise Refused("get ttl on non-ttl store")
-            packed = await self._read(request.context, lambda region: self._packed_at(region, request.key, family))
+            packed = await self._access.read(
+                request.context, lambda region: self._packed_at(region, request.key, family)
+            )
             now_s = self._now_s()
             answer.not_found = self._living(packed, now_s) is None
             if packed is not None and not answer.not_found:
@@ -242,7 +234,7 @@ class RawKv:
             if request.algorithm != kvrpcpb.ChecksumAlgorithm.Crc64_Xor:
                 raise Refused(f"unknown checksum algorithm {request.algorithm}")
             check_version(request.context, "raw_checksum", has_ttl=self._clock is not None)
-            async with _Viewing(self, request.context) as (region, view):
+            async with self._access.viewing(request.context) as (region, view):
                 sum_ = _Checksum()
                 for part in request.ranges:
                     if not region.has_key(part.start_key):
@@ -269,30 +261,6 @@ class RawKv:
                     await asyncio.sleep(0)
             sum_.add(crc.value, len(data))
             self._count_read(data, b"")
-
-    async def _read(self, context: kvrpcpb.Context, take: Callable[[Region], Value]) -> Value:
-        """What `take` gives at the moment at which the state may be read."""
-        future: asyncio.Future[Value] = self._loop.create_future()
-
-        def ticket(outcome: Outcome) -> None:
-            if future.done():
-                return
-            if not isinstance(outcome, Readable):
-                assert not isinstance(outcome, Written | Swapped | Transacted)
-                future.set_exception(Rejected(pack_error(outcome)))
-                return
-            try:
-                future.set_result(take(outcome.region))
-            except (Rejected, Refused, StorageFailed) as error:
-                future.set_exception(error)
-
-        error = self._engine.read(ticket, context_of(context))
-        if error is not None:
-            raise Rejected(pack_error(error))
-        return await future
-
-    async def view(self, context: kvrpcpb.Context) -> tuple[Region, View]:
-        return await self._read(context, lambda region: (region, self._engine.storage.view()))
 
     def _get(self, region: Region, key: bytes, family: Family) -> bytes | None:
         return self._living(self._packed_at(region, key, family), self._now_s())
@@ -435,47 +403,14 @@ class RawKv:
         return answer
 
     async def _write(self, context: kvrpcpb.Context, command: Write | CompareAndSwap) -> Written | Swapped:
-        future: asyncio.Future[Written | Swapped] = self._loop.create_future()
-
-        def ticket(outcome: Outcome) -> None:
-            if future.done():
-                return
-            if isinstance(outcome, Written | Swapped):
-                future.set_result(outcome)
-            else:
-                assert not isinstance(outcome, Readable | Transacted)
-                future.set_exception(Rejected(pack_error(outcome)))
-
-        error = self._engine.write(ticket, context_of(context), command)
-        if error is not None:
-            raise Rejected(pack_error(error))
-        outcome = await future
+        outcome = await self._access.propose(context, command)
+        assert isinstance(outcome, Written | Swapped)
         mutations = command.mutations if isinstance(command, Write) else (Put(command.key, command.value),)
         self._traffic.keys_written += len(mutations)
         self._traffic.bytes_written += sum(
             len(mutation.key) + len(mutation.value) for mutation in mutations if isinstance(mutation, Put)
         )
         return outcome
-
-
-class _Viewing:
-    """A view of the region, taken when it may be read and closed at the end."""
-
-    def __init__(self, raw: RawKv, context: kvrpcpb.Context) -> None:
-        self._raw = raw
-        self._context = context
-
-    async def __aenter__(self) -> tuple[Region, View]:
-        region, self._view = await self._raw.view(self._context)
-        return region, self._view
-
-    async def __aexit__(self, *_: object) -> None:
-        self._view.close()
-
-
-def context_of(context: kvrpcpb.Context) -> Context:
-    peer = context.peer
-    return Context(context.region_id, context.region_epoch.version, peer.id, peer.store_id, context.term)
 
 
 def check_version(context: kvrpcpb.Context, command: str, *, has_ttl: bool) -> None:

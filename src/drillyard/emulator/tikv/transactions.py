@@ -36,10 +36,9 @@ from drillyard.emulator.store.transactions import (
     refuse,
     transact,
 )
-from drillyard.emulator.tikv.access import Access, ViewReading
+from drillyard.emulator.tikv.access import MAX_ANSWER_BYTES, MAX_KEY_BYTES, Access, Rejected, ViewReading
 from drillyard.emulator.tikv.heartbeats import Traffic
 from drillyard.emulator.tikv.lock_waits import DEFAULT_TIMEOUT_MS, LockWaits, Waiting
-from drillyard.emulator.tikv.raw import MAX_ANSWER_BYTES, MAX_KEY_BYTES, Rejected
 from drillyard.emulator.tikv.records import pack_error
 from drillyard.emulator.tikv.txn_metrics import TxnMetrics
 from drillyard.wire import keys, kvrpcpb
@@ -330,7 +329,7 @@ class TxnKv:
             if not request.notify_only:
                 start = keys.encode(request.start_key)
                 end = keys.encode(request.end_key) if request.end_key else b""
-                await self._access.write(
+                await self._access.propose(
                     request.context, Write(tuple(DeleteRange(start, end, family) for family in FAMILIES))
                 )
         except Rejected as rejected:
