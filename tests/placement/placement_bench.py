@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 from drillyard.emulator.pd.cluster import Cluster
+from drillyard.emulator.pd.hotspots import READ, WRITE, Flow, HotPeers
 from drillyard.emulator.pd.operators import Operator
 from drillyard.emulator.pd.picture import Picture, RegionView
 from drillyard.emulator.pd.placement import Placement
@@ -44,6 +45,7 @@ class Bench:
         self.reports = Reports()
         self.placing = Placing(**placing)
         self.ids = count(1000)
+        self.hot = HotPeers(WRITE)
         self.placement = Placement(self.cluster, self.reports, lambda: self.placing, lambda: next(self.ids))
 
     def store(self, store_id: int, silent_s: int = 0, state: metapb.StoreState = metapb.Up, **stats: Any) -> None:
@@ -95,6 +97,17 @@ class Bench:
             )
         )
         return meta
+
+    def flow(self, region_id: int, megabytes_s: int) -> None:
+        """So much was written to a region every second, for five minutes on end."""
+        meta = self.cluster.regions.get(region_id)
+        assert meta is not None
+        leader = self.reports.regions[region_id].leader
+        for minute in range(5):
+            flow = Flow(megabytes_s * MIB * 60, 6000, 60, self.now_ns - (4 - minute) * 60 * SECOND_NS)
+            for peer in meta.peers:
+                self.hot.hear(meta, leader, peer.store_id, flow)
+        self.placement.flows.watch(self.hot, HotPeers(READ))
 
     # ---- looks ----
 

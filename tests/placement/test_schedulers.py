@@ -99,6 +99,58 @@ def test_weights() -> None:
     assert {each.brief.split(" to ")[0] for each in turn(bench, "balance-leader")} == {"transfer leader: store 1"}
 
 
+# ---- hot regions ----
+
+
+def relieve(bench: Bench) -> list[Operator]:
+    """Reads or writes are looked at by chance: one of a few turns is about writes."""
+    for _ in range(8):
+        if moved := turn(bench, "balance-hot-region"):
+            return moved
+    return []
+
+
+def test_a_hot_leader_goes_to_the_least_loaded_follower() -> None:
+    bench = filled({1: 3, 2: 1, 3: 1})
+    for region_id, rate in ((10, 5), (11, 4), (13, 2)):
+        bench.flow(region_id, rate)
+    (operator,) = relieve(bench)
+    assert told([operator]) == ["transfer-hot-write-leader: transfer leader: store 1 to 3"]
+    assert operator.kind.text == "hot-region,leader"
+    assert bench.placement.controller.add(bench.picture(), operator)
+    for _ in range(4):
+        for other in relieve(bench):
+            assert other.region_id != operator.region_id, "what it brings is waited for"
+            assert "leader" not in other.desc, "leaders are even now"
+
+
+def test_a_hot_peer_moves_to_the_idle_store_when_leaders_are_even() -> None:
+    bench = filled({1: 2, 2: 2, 3: 2})
+    for region_id in (10, 12, 14):
+        bench.flow(region_id, 5)
+    (operator,) = relieve(bench)
+    assert operator.desc == "move-hot-write-peer"
+    assert operator.brief.endswith("to [4]")
+
+
+def test_one_hot_region_alone_is_left_where_it_is() -> None:
+    bench = Bench().stores(1, 2, 3)
+    bench.region(7, "1 2 3")
+    bench.flow(7, 50)
+    assert relieve(bench) == []
+    assert bench.picture().is_hot(7)
+
+
+def test_hot_regions_are_nobody_elses_business() -> None:
+    bench = filled({1: 30, 2: 0, 3: 0})
+    for region_id in range(10, 40):
+        bench.flow(region_id, 1)
+    assert turn(bench, "balance-leader") == []
+    assert turn(bench, "balance-region") == []
+    with pytest.raises(CannotBuild, match="region 10 is hot"):
+        bench.placement.scatterer.scatter(bench.placement.check_of(bench.view(10), bench.picture()), "")
+
+
 # ---- what people ask for ----
 
 

@@ -197,7 +197,7 @@ class MergeChecker:
             return None
         if region.size > placing.max_merge_region_size or region.keys > placing.max_merge_region_keys:
             return None
-        if not region.is_healthy or not is_replicated(region, picture):
+        if not region.is_healthy or not is_replicated(region, picture) or picture.is_hot(region.id):
             return None
         target = self._target(check)
         if target is None or target.size > MAX_TARGET_MIB:
@@ -219,6 +219,8 @@ class MergeChecker:
     def _is_fit(self, check: Check, neighbour: RegionView | None) -> bool:
         picture = check.picture
         if neighbour is None or self._is_fresh(neighbour, picture) or not neighbour.is_healthy:
+            return False
+        if picture.is_hot(neighbour.id):
             return False
         if not picture.placing.enable_cross_table_merge and _table(neighbour) != _table(check.region):
             return False

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from drillyard.emulator.pd.cluster import Cluster
+from drillyard.emulator.pd.schedulers import DEFAULTS, existing
 from drillyard.emulator.pd.settings import SECOND_NS, Placing, placing_of
 from drillyard.emulator.pd.views import duration
 from drillyard.wire import metapb
 
 Json = Any
+TYPES = {"balance-hot-region-scheduler": "hot-region"}  # where PD's configuration has another word
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,17 @@ def store_limits(cluster: Cluster) -> dict[int, Json]:
     return {each.store_id: {"add-peer": each.add_peer, "remove-peer": each.remove_peer} for each in profiles}
 
 
+def schedulers(cluster: Cluster) -> Json:
+    """PD's own, also those that were removed, and those that were added; each with the stores that it works on."""
+    there = existing(cluster.settings)
+    shown = []
+    for name in dict.fromkeys((*DEFAULTS, *there)):
+        kind = TYPES.get(name, name.removesuffix("-scheduler"))
+        stores = list((there.get(name) or {}).get("store-id-ranges", {})) or None
+        shown.append({"type": kind, "args": stores, "disable": name not in there, "args-payload": ""})
+    return shown
+
+
 def schedule(settings: Settings, cluster: Cluster) -> Json:
     limits = {str(store_id): limit for store_id, limit in store_limits(cluster).items()}
     now = settings.placing()
@@ -121,10 +134,7 @@ def schedule(settings: Settings, cluster: Cluster) -> Json:
         "enable-joint-consensus": _text(now.enable_joint_consensus),
         "enable-tikv-split-region": "true",
         "enable-heartbeat-breakdown-metrics": "true",
-        "schedulers-v2": [
-            {"type": name, "args": None, "disable": False, "args-payload": ""}
-            for name in ("balance-region", "balance-leader", "hot-region", "evict-slow-store")
-        ],
+        "schedulers-v2": schedulers(cluster),
         "schedulers-payload": None,
         "hot-regions-write-interval": "10m0s",
         "hot-regions-reserved-days": 7,

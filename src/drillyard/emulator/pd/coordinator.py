@@ -114,6 +114,7 @@ class Coordinator:
         self.events = Events()
         self._looked_ns = 0
         self.written, self.read = HotPeers(WRITE), HotPeers(READ)
+        self.placement.flows.watch(self.written, self.read)
         self._next_id, self._ids_end = ids
         self._is_widening = False
         self._beats: dict[int, int] = {}  # store -> the time of its heartbeat on its way into the log

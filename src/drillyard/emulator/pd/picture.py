@@ -10,7 +10,7 @@ What to do about any of it is decided elsewhere: by `checkers` for one region, b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from drillyard.emulator.pd.cluster import DISCONNECTED_AFTER_NS, UNHEALTHY_AFTER_NS, Cluster
@@ -163,6 +163,8 @@ class Picture:
         self.now_ns = now_ns
         self._cluster = cluster
         self._reports = reports
+        self.hot_regions: Callable[[], frozenset[int]] = frozenset
+        self._hot: frozenset[int] | None = None
         self._stores: dict[int, StoreView] | None = None
 
     # ---- stores ----
@@ -267,8 +269,10 @@ class Picture:
         return list(held.pending) if held is not None else []
 
     def is_hot(self, region_id: int) -> bool:
-        """Whether a region's flow was high for some heartbeats on end."""
-        return False
+        """Whether much was written to or read from a region for some time."""
+        if self._hot is None:
+            self._hot = self.hot_regions()
+        return region_id in self._hot
 
     @property
     def slow_scores(self) -> dict[int, int]:

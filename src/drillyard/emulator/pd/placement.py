@@ -5,7 +5,7 @@ This is the way in; the parts read in this order:
 - `picture`: the cluster as one decision sees it: what was agreed on, and what heartbeats told.
 - `checkers`, with `fit`: what one region needs. They look at a region whenever its leader reports it, and at all of
   them in a round, the patrol, because a region may need something since a *store* changed.
-- `schedulers`: what is better for the cluster as a whole: balance, and what people ask for.
+- `schedulers`, with `hot_balance`: what is better for the cluster as a whole: balance, and what people ask for.
 - `builder`, `steps`, `operators`: a change of a region as steps that are safe in every order of events.
 - `controller`: which operators run, when a step is sent, how they end.
 - `scatter` and `requests`: what clients and people ask for.
@@ -24,6 +24,7 @@ from drillyard.emulator.pd.checkers import Check, MergeChecker, ReplicaChecker, 
 from drillyard.emulator.pd.cluster import Cluster
 from drillyard.emulator.pd.controller import Controller
 from drillyard.emulator.pd.fit import Chooser
+from drillyard.emulator.pd.hot_balance import Flows
 from drillyard.emulator.pd.operators import CannotBuild, Kind, Operator
 from drillyard.emulator.pd.picture import Picture, RegionView
 from drillyard.emulator.pd.reports import Reports
@@ -67,6 +68,7 @@ class Placement:
         self._placing = placing
         self._take_id = take_id
         self._chance = Chance(cluster.lead.term)
+        self.flows = Flows()
         self._replicas = ReplicaChecker()
         self._merges: MergeChecker | None = None
         self._began_ns = 0
@@ -113,7 +115,9 @@ class Placement:
     # ---- tools, for those who ask for something ----
 
     def picture(self, now_ns: int) -> Picture:
-        return Picture(self._cluster, self._reports, self._placing(), now_ns)
+        picture = Picture(self._cluster, self._reports, self._placing(), now_ns)
+        picture.hot_regions = lambda: self.flows.regions(picture.placing.hot_region_cache_hits_threshold)
+        return picture
 
     def check_of(self, region: RegionView, picture: Picture) -> Check:
         chooser = self._chooser(picture)
@@ -149,7 +153,7 @@ class Placement:
     def _scene(self, picture: Picture) -> Scene:
         chooser = self._chooser(picture)
         tools = Tools(picture, self._take_id, chooser.may_lead)
-        return Scene(picture, self.controller, chooser, tools, self._chance.below)
+        return Scene(picture, self.controller, chooser, tools, self._chance.below, self.flows)
 
     def _patrol(self, picture: Picture) -> None:
         batch = self._cluster.regions.scan(self._cursor, b"", PATROL_BATCH)

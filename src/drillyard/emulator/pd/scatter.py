@@ -39,6 +39,8 @@ class Scatterer:
         region, picture = check.region, check.picture
         if not is_replicated(region, picture):
             raise CannotBuild(f"region {region.id} is not fully replicated")
+        if picture.is_hot(region.id):
+            raise CannotBuild(f"region {region.id} is hot")
         group = self._group(name, picture.now_ns)
         roles, leaders = self._choose(check, group)
         if not leaders:

@@ -19,6 +19,7 @@ from typing import Any
 from drillyard.emulator.pd.builder import Builder, Tools
 from drillyard.emulator.pd.controller import Controller
 from drillyard.emulator.pd.fit import Chooser, is_replicated
+from drillyard.emulator.pd.hot_balance import Flows, Freedom
 from drillyard.emulator.pd.operators import CannotBuild, Kind, Level, Operator
 from drillyard.emulator.pd.picture import NEW_CLUSTER_REGIONS, Picture, RegionView, StoreView
 from drillyard.emulator.pd.steps import SECOND_NS, Influence
@@ -47,6 +48,7 @@ class Scene:
     chooser: Chooser
     tools: Tools
     chance: Callable[[int], int]
+    flows: Flows
 
     def pick(self, region_ids: Sequence[int]) -> list[RegionView]:
         """Some of the regions, by chance, that can be worked on: nothing is being done to them."""
@@ -246,6 +248,49 @@ class BalanceRegion(Scheduler):
         return None
 
 
+class BalanceHotRegion(Scheduler):
+    """One kind of flow at a time, by chance; who goes where is decided in `hot_balance`."""
+
+    limit = "hot_region_schedule_limit"
+    kind = Kind.HOT_REGION
+
+    def schedule(self, scene: Scene) -> list[Operator]:
+        kinds = ("write", "read")
+        move = scene.flows.relief(kinds[scene.chance(2)], scene.picture, self._freedom(scene))
+        if move is None or move.region_id in scene.controller.running:
+            return []
+        region = scene.picture.region(move.region_id)
+        peer = region.on(move.source) if region is not None else None
+        if region is None or peer is None or not region.is_healthy or not is_replicated(region, scene.picture):
+            return []
+        if move.is_transfer:
+            name = f"transfer-hot-{move.kind}-leader"
+            builder = Builder(name, region, scene.tools).lead(move.target)
+        else:
+            is_led = move.kind == "read" and region.leader.id == peer.id
+            name = f"move-hot-{move.kind}-{'leader' if is_led else 'peer'}"
+            builder = Builder(name, region, scene.tools).remove(move.source).add(move.target, peer.role)
+            if is_led:
+                builder.lead(move.target)
+        operator = builder.build(self.kind)
+        operator.level = Level.HIGH
+        scene.flows.note(move, scene.picture.now_ns)
+        return [operator]
+
+    def _freedom(self, scene: Scene) -> Freedom:
+        chooser = scene.chooser
+
+        def may_transfer(region: RegionView, source: StoreView, target: StoreView) -> bool:
+            peer = region.voter_on(target.id)
+            return peer is not None and region.is_sound(peer) and chooser.may_lead(target)
+
+        def may_move(region: RegionView, source: StoreView, target: StoreView) -> bool:
+            is_free = target.id not in region.stores and chooser.may_stay(target) and chooser.may_take(target)
+            return is_free and chooser.keeps_place(region, source, target)
+
+        return Freedom(may_transfer, may_move)
+
+
 # ---- leaders away from, or to, stores that somebody names ----
 
 
@@ -357,7 +402,7 @@ KINDS: dict[str, type[Scheduler]] = {
     "shuffle-leader-scheduler": ShuffleLeader,
     "shuffle-region-scheduler": ShuffleRegion,
     "label-scheduler": Idle,
-    "balance-hot-region-scheduler": Idle,
+    "balance-hot-region-scheduler": BalanceHotRegion,
 }
 
 
