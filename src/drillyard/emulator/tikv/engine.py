@@ -90,6 +90,7 @@ class _Pairs:
         self._order: list[bytes] = []  # the places of `_fresh`, sorted
         self._deleted: list[tuple[bytes, bytes]] = []
         self._batch = Batch()
+        self._view: View | None = None
 
     def get(self, key: bytes, family: Family = Family.DEFAULT) -> bytes | None:
         place = data_place(key, family)
@@ -102,7 +103,7 @@ class _Pairs:
         found: list[Pair] = []
         while len(found) < limit:
             wanted = limit - len(found)
-            stored = self._storage.scan(low, high, wanted, reverse=reverse)
+            stored = self._view_of_storage().scan(low, high, wanted, reverse=reverse)
             # What was read reaches from here to there; the fresh pairs that lie between belong into it.
             is_last = len(stored) < wanted
             edge = None if is_last else stored[-1][0]
@@ -112,6 +113,12 @@ class _Pairs:
                 break
             low, high = (low, reach[0]) if reverse else (reach[1], high)
         return [(key_at(place), value) for place, value in found[:limit]]
+
+    def _view_of_storage(self) -> View:
+        """One for all scans of a batch: making one costs more than a short scan. Nothing is written meanwhile."""
+        if self._view is None:
+            self._view = self._storage.view()
+        return self._view
 
     def _overlaid(self, stored: list[Pair], reach: tuple[bytes, bytes], reverse: bool) -> list[Pair]:
         first, last = bisect_left(self._order, reach[0]), bisect_left(self._order, reach[1])
@@ -153,6 +160,9 @@ class _Pairs:
     def take(self) -> Batch:
         """The writes so far; the next ones go into a new batch, on top of a storage that holds these."""
         batch, self._batch = self._batch, Batch()
+        if self._view is not None:
+            self._view.close()
+            self._view = None
         self._fresh.clear()
         self._order.clear()
         self._deleted.clear()
