@@ -1,12 +1,12 @@
-"""The pages of docs/ that are made from the program: commands, causes, Python API. Committed, so that they read well
-without a site; a test fails while one is stale, and `./yard docs pages` writes them afresh."""
+"""The pages of docs/ that are made from the program: commands, causes, Python API, fidelity. Committed, so that they
+read well without a site; a test fails while one is stale, and `./yard docs pages` writes them afresh."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tools import api_page, causes_page, commands_page
+from tools import api_page, causes_page, commands_page, fidelity_page
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -16,6 +16,7 @@ PAGES: Mapping[str, tuple[str, Callable[[], str]]] = {
     "commands.md": ("src/drillyard/faces/cli.py", commands_page.text),
     "causes.md": ("src/drillyard/judge/causes.py, judge/ends.py and tools/causes_page.py", causes_page.text),
     "api.md": ("src/drillyard/faces/api.py and the records it returns", api_page.text),
+    "fidelity.md": ("tests/real/fidelity.toml", fidelity_page.text),
 }
 
 

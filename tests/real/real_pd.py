@@ -32,7 +32,7 @@ def executable(name: str) -> Path:
 class RealPd:
     def __init__(self, era: str, home: Path) -> None:
         self.era = era
-        self._home = home
+        self.home = home
         self._client_ports = [free_port() for _ in range(3)]
         self._peer_ports = [free_port() for _ in range(3)]
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -55,23 +55,27 @@ class RealPd:
             command = [
                 str(executable(f"pd-server-{self.era}")),
                 f"--name=pd{number}",
-                f"--data-dir={self._home / f'pd{number}'}",
-                f"--log-file={self._home / f'pd{number}.log'}",
+                f"--data-dir={self.home / f'pd{number}'}",
+                f"--log-file={self.home / f'pd{number}.log'}",
                 f"--client-urls=http://127.0.0.1:{client}",
                 f"--peer-urls=http://127.0.0.1:{peer}",
                 f"--initial-cluster={cluster}",
             ]
-            with (self._home / f"pd{number}.out").open("wb") as output:
+            with (self.home / f"pd{number}.out").open("wb") as output:
                 self._processes.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT))
-        wait_until("three healthy PD members", self._is_healthy)
+        wait_until("three healthy PD members", self.is_healthy)
 
-    def _is_healthy(self) -> bool:
+    def is_healthy(self) -> bool:
         health = self.get("health", index=0)
         return isinstance(health, list) and [member.get("health") for member in health] == [True] * 3
 
     @property
     def client_ports(self) -> list[int]:
         return list(self._client_ports)
+
+    @property
+    def peer_ports(self) -> list[int]:
+        return list(self._peer_ports)
 
     @property
     def endpoints(self) -> str:
