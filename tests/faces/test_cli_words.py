@@ -19,7 +19,7 @@ from drillyard.flows.report import Ending, MemberRow
 SOURCE = Path(exits.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs"
 COMMANDS: tuple[str, ...] = ("up", "verify", "prove", "status", "list", "logs", "connect", "down", "version")
-COMMANDS += ("adopt", "diagnose", "start", "stop", "restart", "kill", "pause", "resume", "reset", "sim")
+COMMANDS += ("adopt", "diagnose", "start", "stop", "restart", "kill", "pause", "resume", "reset", "conformance", "sim")
 
 BAD_INPUT = [
     ("no such command", ["fly"], "No such command 'fly'"),

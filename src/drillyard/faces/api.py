@@ -27,6 +27,8 @@ from typing import Any, TypedDict, TypeVar, Unpack
 
 from drillyard.flows import inspect, operate, up
 from drillyard.flows import measure as ruler
+from drillyard.flows.conformance.suite import conformance
+from drillyard.flows.conformance.table import ConformanceReport, markdown
 from drillyard.flows.evidence import EvidenceLost
 from drillyard.flows.inspect import Connection, Listing, LogLine, Standing
 from drillyard.flows.measure import Order, OutageReport
@@ -47,6 +49,7 @@ T = TypeVar("T")
 __all__ = [
     "DEFAULT_NAME",
     "Cluster",
+    "ConformanceReport",
     "Diagnosis",
     "DownReport",
     "Ending",
@@ -176,6 +179,17 @@ class Yard:
         """Take a Compose project that somebody else started as the deployment `name`. Raises `Misuse` when there is no
         such project, or a deployment of this name."""
         return await operate.adopt(self._scope, project, name)
+
+    async def conformance(self, report: str | os.PathLike[str] | None = None) -> ConformanceReport:
+        """Run official clients, pd-ctl and a real PD, those that are on this machine, on clusters made for it; `report`
+        is where the table is written as a page."""
+        page = Path(report) if report is not None else None
+        if page is not None:
+            await asyncio.to_thread(page.touch)  # a run of a minute must not end with a path that cannot be written
+        found = await conformance(self._scope)
+        if page is not None:
+            await asyncio.to_thread(page.write_text, markdown(found), "utf-8")
+        return found
 
     async def down_orphans(self) -> tuple[DownReport, ...]:
         """Take down what `cluster` made for programs that were killed meanwhile."""

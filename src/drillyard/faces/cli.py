@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from drillyard.faces.runner import Command
 
 EXIT_CODES = """Exit codes: 0 done and proven; 1 a fault in drillyard; 2 bad input; 3 could not start; 4 not ready
-(in time); 5 a member ended during the wait; 6 something is left after down; 130 interrupted; 143 terminated."""
+(in time); 5 a member ended during the wait; 6 something is left after down; 7 a program of others could not do
+something; 130 interrupted; 143 terminated."""
 
 app = typer.Typer(
     name="drillyard",
@@ -504,6 +505,31 @@ def sim(
         return command.end(code, show, simulation=document.of_simulation(report))
 
     raise typer.Exit(run(command, work))
+
+
+@app.command()
+def conformance(
+    report: Annotated[str | None, typer.Option("--report", help="Write the table as a page.", metavar="FILE")] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="What was not run counts as failed, as in a CI job.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run official clients, pd-ctl and a real PD on emulated clusters, and tell in one table what they could do.
+
+    What is not on this machine is told with the mend. The clusters are made for the run and gone after it.
+    """
+    from drillyard.faces import console, document, exits
+
+    command, yard = _begin("conformance", as_json, is_long=True, has_picture=False)
+
+    async def work() -> int:
+        found = await yard.conformance(report)
+        is_good = found.has_passed and (found.is_complete or not complete)
+        exit_code = exits.OK if is_good else exits.NOT_CONFORMANT
+        return command.end(exit_code, lambda: console.say(found.summary), conformance=document.of_conformance(found))
+
+    _finish(command, work)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from drillyard.flows.conformance.table import ConformanceReport
 from drillyard.flows.inspect import Connection, LogLine, Standing
 from drillyard.flows.measure import OutageReport
 from drillyard.flows.report import (
@@ -192,6 +193,28 @@ def of_proof(proof: ProofReport) -> dict[str, Any]:
     if proof.down is not None:
         parts["down"] = of_down(proof.down)
     return parts
+
+
+def of_conformance(report: ConformanceReport) -> dict[str, Any]:
+    return {
+        "at": round(report.at, 3),
+        "emulated": report.emulated,
+        "elapsed_s": round(report.elapsed_s, 3),
+        "has_passed": report.has_passed,
+        "is_complete": report.is_complete,
+        "rows": [
+            {
+                "program": row.program,
+                "version": row.version,
+                "area": row.area,
+                "result": row.result.value,
+                "checks": [{"check": one.name, "passed": one.is_passed, "why": one.why} for one in row.checks],
+                "not_run": row.not_run,
+                "mend": row.mend,
+            }
+            for row in report.rows
+        ],
+    }
 
 
 def of_standing(standing: Standing) -> dict[str, Any]:
