@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
-import time
-from dataclasses import dataclass
 
 import pytest
 import tikv_client as blocking
+from bank import Bank, Tally
 from client_cluster import ClientCluster
 from client_faults import FAULTS
 from tikv_client import asynchronous as tikv_client
 
-ACCOUNTS = [b"account-%02d" % number for number in range(12)]
-OPENING = 100
-CLIENTS = 4
-CALL_S = 5.0
 BANK_FAULTS = [fault for fault in FAULTS if fault.name != "PD leader paused"]  # this client waits for ever then
 
 
@@ -92,96 +85,12 @@ def test_the_blocking_client(cluster: ClientCluster) -> None:
 # ---- the bank ----
 
 
-@dataclass(slots=True)
-class Tally:
-    transfers: int = 0
-    failures: int = 0
-    reads: int = 0
-
-
-class Bank:
-    """Transfers between accounts by several clients, while others add up all accounts as of one timestamp."""
-
-    def __init__(self, cluster: ClientCluster, seed: int) -> None:
-        self._cluster = cluster
-        self._chance = random.Random(seed)
-        self._is_open = True
-        self.tally = Tally()
-
-    async def found(self) -> None:
-        client = await self._client()
-        transaction = await client.begin(False)
-        for account in ACCOUNTS:
-            await transaction.put(account, b"%d" % OPENING)
-        await transaction.commit()
-
-    async def _client(self) -> tikv_client.TransactionClient:
-        return await tikv_client.TransactionClient.connect(self._cluster.pd_endpoints)
-
-    async def clerk(self, pessimistic: bool) -> None:
-        client = await self._client()
-        while self._is_open:
-            try:
-                await asyncio.wait_for(self._transfer(client, pessimistic), CALL_S)
-                self.tally.transfers += 1
-            except Exception:
-                self.tally.failures += 1
-                await asyncio.sleep(0.02)
-
-    async def _transfer(self, client: tikv_client.TransactionClient, pessimistic: bool) -> None:
-        giver, taker = sorted(self._chance.sample(ACCOUNTS, 2), reverse=self._chance.random() < 0.2)
-        transaction = await client.begin(pessimistic)
-        read = transaction.get_for_update if pessimistic else transaction.get
-        try:
-            has, gets = int(await read(giver)), int(await read(taker))
-            amount = self._chance.randint(0, has)
-            await transaction.put(giver, b"%d" % (has - amount))
-            await transaction.put(taker, b"%d" % (gets + amount))
-            await transaction.commit()
-        except BaseException:
-            with contextlib.suppress(Exception):  # where it does not come through, its locks are left for others
-                await asyncio.wait_for(transaction.rollback(), 1)
-            raise
-
-    async def auditor(self) -> None:
-        client = await self._client()
-        while self._is_open:
-            try:
-                await asyncio.wait_for(self.audit(client), CALL_S)
-                self.tally.reads += 1
-            except AssertionError:
-                raise
-            except Exception:
-                await asyncio.sleep(0.02)
-
-    async def audit(self, client: tikv_client.TransactionClient) -> None:
-        at = await client.current_timestamp()
-        pairs = await client.snapshot(at, False).scan(b"account-", b"account.", 100)
-        sums = [sum(int(value) for _, value in pairs)]
-        again = await client.snapshot(at, False).batch_get(ACCOUNTS)
-        sums.append(sum(int(value) for _, value in again))
-        assert sums == [OPENING * len(ACCOUNTS)] * 2, f"the money as of {at} is {sums}, not {OPENING * len(ACCOUNTS)}"
-        assert sorted(pairs) == sorted(again)
-
-    async def close(self) -> None:
-        self._is_open = False
-        client = await self._client()
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                return await asyncio.wait_for(self.audit(client), CALL_S)
-            except (TimeoutError, Exception) as error:
-                if isinstance(error, AssertionError) or time.monotonic() > deadline:
-                    raise
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of transactions that could not end
 def test_the_bank_keeps_its_money_through_kills_and_pauses(cluster: ClientCluster) -> None:
     async def scenario() -> Tally:
-        bank = Bank(cluster, seed=6)
+        bank = Bank(cluster.pd_endpoints, seed=6)
         await bank.found()
-        work = [asyncio.create_task(bank.clerk(pessimistic=number % 2 == 1)) for number in range(CLIENTS)]
-        watch = asyncio.create_task(bank.auditor())
+        work = bank.start()
         for fault in BANK_FAULTS:
             before = bank.tally.transfers
             member = await asyncio.to_thread(fault.choose, cluster)
@@ -190,11 +99,10 @@ def test_the_bank_keeps_its_money_through_kills_and_pauses(cluster: ClientCluste
             await asyncio.to_thread(fault.undo, cluster.cluster, member)
             async with asyncio.timeout(20):
                 while bank.tally.transfers < before + 10:
-                    assert not watch.done() or watch.result() is None
+                    assert not any(task.done() for task in work), "somebody has found a wrong sum"
                     await asyncio.sleep(0.02)
         await bank.close()
         await asyncio.gather(*work)
-        await watch
         return bank.tally
 
     tally = asyncio.run(scenario())

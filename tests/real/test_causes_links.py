@@ -3,7 +3,6 @@ namespaces, and stores are removed from a real PD. Each cause is named, and no o
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from compose_subject import REAL_PD, inspect, remove_project
+from compose_subject import REAL_PD, remove_project
+from links import Cuts
 from real_pd import executable
 from shell import Shell, free_ports
 
@@ -38,41 +38,11 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 @pytest.fixture
 def cuts(yard: Shell) -> Iterator[Cuts]:
     """Links to cut; all are mended afterwards, and the cluster is whole again before the next test."""
-    made = Cuts()
+    made = Cuts(PROJECT)
     yield made
     made.mend()
     ran = yard("verify", "--wait", "--name", NAME, "--timeout", "60", "--json")
     assert ran.code == 0, ran
-
-
-class Cuts:
-    """Packets that a container drops, by iptables in its network namespace."""
-
-    def __init__(self) -> None:
-        self._rules: list[tuple[str, tuple[str, ...]]] = []
-
-    def drop(self, member: str, *rule: str) -> None:
-        self._iptables(member, "-A", *rule)
-        self._rules.append((member, rule))
-
-    def mend(self) -> None:
-        while self._rules:
-            member, rule = self._rules.pop()
-            self._iptables(member, "-D", *rule)
-
-    def _iptables(self, member: str, do: str, chain: str, *match: str) -> None:
-        pid = inspect(container(member))["State"]["Pid"]
-        command = ["nsenter", "--target", str(pid), "--net", "iptables", "-w", do, chain, *match, "-j", "DROP"]
-        subprocess.run(command, check=True, capture_output=True, timeout=20)
-
-
-def container(member: str) -> str:
-    return f"{PROJECT}-{member}-1"
-
-
-def address(member: str) -> str:
-    networks = inspect(container(member))["NetworkSettings"]["Networks"]
-    return str(next(iter(networks.values()))["IPAddress"])
 
 
 def cause(yard: Shell, *name: str) -> dict[str, Any]:
@@ -92,17 +62,17 @@ def wait_for_cause(yard: Shell, name: str) -> dict[str, Any]:
     return found
 
 
-def leader() -> str:
-    answer = httpx.get(f"http://{address('pd0')}:2379/pd/api/v1/leader", timeout=5)
+def leader(cuts: Cuts) -> str:
+    answer = httpx.get(f"http://{cuts.address('pd0')}:2379/pd/api/v1/leader", timeout=5)
     return str(answer.json()["name"])
 
 
 @provokes("pd-leader-unreachable")
 def test_followers_that_do_not_reach_the_pd_leader(yard: Shell, cuts: Cuts) -> None:
-    leads = leader()
+    leads = leader(cuts)
     followers = [pd for pd in PDS if pd != leads]
     for pd in followers:
-        cuts.drop(pd, "OUTPUT", "-p", "tcp", "-d", address(leads), "--dport", "2379")
+        cuts.drop(pd, "OUTPUT", "-p", "tcp", "-d", cuts.address(leads), "--dport", "2379")
     found = wait_for_cause(yard, "pd-leader-unreachable")
     assert found["members"] == followers
     assert leads in found["text"]
@@ -119,9 +89,9 @@ def test_pd_members_that_cannot_agree_on_a_leader(yard: Shell, cuts: Cuts) -> No
 @provokes("store-disconnected", "store-down")
 def test_a_store_that_pd_does_not_hear(yard: Shell, cuts: Cuts) -> None:
     config = {"max-store-down-time": "40s"}
-    httpx.post(f"http://{address('pd0')}:2379/pd/api/v1/config", json=config, timeout=5).raise_for_status()
+    httpx.post(f"http://{cuts.address('pd0')}:2379/pd/api/v1/config", json=config, timeout=5).raise_for_status()
     for pd in PDS:
-        cuts.drop("tikv1", "OUTPUT", "-p", "tcp", "-d", address(pd))
+        cuts.drop("tikv1", "OUTPUT", "-p", "tcp", "-d", cuts.address(pd))
     found = wait_for_cause(yard, "store-disconnected")
     assert found["members"] == ["tikv1"]
     found = wait_for_cause(yard, "store-down")
