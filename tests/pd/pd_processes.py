@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,16 @@ class PdProcesses:
                 return leader
             time.sleep(0.02)
         raise AssertionError(f"no leader within {within_s} s; the logs are in {self.home}")
+
+
+def until(condition: Callable[[], Any], what: str, within_s: float = 20.0) -> Any:
+    """Polls until a condition holds, and returns what it gave."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {within_s} s: {what}")
 
 
 def fetch(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, str, bytes]:

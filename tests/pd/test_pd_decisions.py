@@ -103,6 +103,7 @@ REFUSED: list[tuple[str, str, object, int, object]] = [
     ("GET", "config/rule/pd/nope", None, 404, "[PD:placement:ErrRuleNotFound]rule not found"),
     ("GET", "config/rules/region/9", None, 404, "[PD:region:ErrRegionNotFound]region 9 not found"),
     ("DELETE", "gc/safepoint/gc_worker", None, 500, "cannot remove service safe point of gc_worker"),
+    ("GET", "regions/replicated?startKey=x&endKey=", None, 400, {"encoding/hex"}),
     ("POST", "admin/log", "loud", 400, "log level loud is illegal"),
     ("POST", "admin/unsafe/remove-failed-stores", {"stores": "x"}, 400, "Store ids are invalid"),
     (
@@ -132,6 +133,7 @@ READ: list[tuple[str, object]] = [
         {"is_real_time": True, "min_resolved_ts": 0, "persist_interval": "1s", "stores_min_resolved_ts": None},
     ),
     ("admin/unsafe/remove-failed-stores/show", [{"info": "No on-going recovery."}]),
+    ("regions/replicated?startKey=&endKey=", "REPLICATED"),
     ("labels/stores?name=zone&value=none", {"count": 0, "stores": []}),
 ]
 
@@ -181,6 +183,13 @@ def test_hot_spots_and_the_trend_have_the_fields_of_the_real_ones(whole: PdProce
     assert [store["id"] for store in trend["stores"]] == [1, 2, 3]
     assert trend["stores"][0]["hot_write_region_flows"] is None
     assert whole.send(leader, "GET", f"{V1}/hotspot/regions/history") == (400, "unexpected end of JSON input")
+
+
+def test_the_default_configuration_has_the_shape_of_the_present_one(whole: PdProcesses) -> None:
+    leader = leader_of(whole)
+    default, present = (whole.ask(leader, f"{V1}/{path}") for path in ("config/default", "config"))
+    assert list(default) == list(present)
+    assert default["client-urls"] == "http://127.0.0.1:2379"
 
 
 def test_a_mistake_among_settings_changes_none(whole: PdProcesses) -> None:

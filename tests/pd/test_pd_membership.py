@@ -5,25 +5,15 @@ from __future__ import annotations
 import http.client
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pd_processes import CONFIG, PdProcesses
+from pd_processes import CONFIG, PdProcesses, until
 
 V1 = "/pd/api/v1"
-
-
-def until(condition: Callable[[], Any], what: str, within_s: float = 20.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"not within {within_s} s: {what}")
 
 
 @pytest.fixture

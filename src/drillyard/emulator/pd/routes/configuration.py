@@ -7,6 +7,7 @@ own. What else the document shows cannot be changed, and is refused by name: pre
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -39,6 +40,7 @@ class ConfigRoutes(Room):
             Route("GET", f"{V1}/cluster", self._get_cluster),
             Route("GET", f"{V1}/cluster/status", self._get_cluster_status),
             Route("GET", f"{V1}/config", self._get_config),
+            Route("GET", f"{V1}/config/default", self._get_default),
             Route("GET", f"{V1}/config/schedule", self._get_schedule),
             Route("GET", f"{V1}/config/replicate", self._get_replication),
             Route("GET", f"{V1}/config/pd-server", lambda request: answer_json(config.PD_SERVER)),
@@ -53,6 +55,13 @@ class ConfigRoutes(Room):
             Route("POST", f"{V1}/config/replication-mode", self._set_replication_mode),
             Route("POST", f"{V1}/config/label-property", self._set_label_property),
         )
+
+    def _get_default(self, request: HttpRequest) -> HttpResponse:
+        """What a member would show that was started without flags."""
+        name = f"pd-{platform.node()}"
+        client, peer = "http://127.0.0.1:2379", "http://127.0.0.1:2380"
+        options = config.Options(name, f"default.{name}", client, client, peer, peer, f"{name}={peer}")
+        return answer_json(config.document(config.Settings(options, dict), Cluster()))
 
     def _get_schedule(self, request: HttpRequest) -> HttpResponse:
         return answer_json(config.schedule(self._member.settings, self._cluster))

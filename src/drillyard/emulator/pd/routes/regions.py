@@ -48,6 +48,7 @@ class RegionRoutes(Room):
             "regions": lambda request, lead: self._regions(lead, list(self._cluster.regions)),
             "regions/count": lambda request, lead: answer_json({"count": len(self._cluster.regions), "regions": None}),
             "regions/key": self._get_regions_by_key,
+            "regions/replicated": self._get_replicated,
             "regions/store/{id}": self._get_regions_of_store,
             "regions/sibling/{id}": self._get_siblings,
             "regions/range-holes": self._get_holes,
@@ -94,6 +95,19 @@ class RegionRoutes(Room):
             return bad_number(query[b"limit"].decode("ascii", "replace"))
         start, end = query.get(b"key", b""), query.get(b"end_key", b"")
         return self._regions(lead, self._cluster.regions.scan(start, end, limit))
+
+    def _get_replicated(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        """Whether all regions of a range have just the replicas that are wanted. Keys come in hex here."""
+        if "startKey" not in request.query or "endKey" not in request.query:
+            return error_response("404 page not found", 404)
+        try:
+            start, end = (bytes.fromhex(request.first(name)) for name in ("startKey", "endKey"))
+        except ValueError as error:
+            return answer_json(f"encoding/hex: {error}", 400)
+        replicas = self._member.settings.replicas()
+        regions = self._cluster.regions.scan(start, end, 0)
+        whole = all([peer.role for peer in meta.peers] == [metapb.Voter] * replicas for meta in regions)
+        return answer_json("REPLICATED" if whole else "INPROGRESS")
 
     def _get_regions_of_store(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         store_id = number(request.params["id"])
