@@ -87,16 +87,16 @@ class ClientCluster:
         return {row.name: row.addresses["client"] for row in rows if row.role == role and row.state == "running"}
 
     def _region_leader(self) -> str | None:
-        stores = {s["store"]["id"]: s["store"]["address"] for s in (self._ask("stores") or {}).get("stores", [])}
-        regions = (self._ask("regions") or {}).get("regions") or [{}]
+        stores = {s["store"]["id"]: s["store"]["address"] for s in (self.ask("stores") or {}).get("stores", [])}
+        regions = (self.ask("regions") or {}).get("regions") or [{}]
         address = stores.get(regions[0].get("leader", {}).get("store_id"))
         return next((name for name, own in self._members("tikv").items() if own == address), None)
 
     def _pd_leader(self) -> str | None:
-        name = (self._ask("leader") or {}).get("name")
+        name = (self.ask("leader") or {}).get("name")
         return name if name in self.pds() else None
 
-    def _ask(self, path: str) -> Any | None:
+    def ask(self, path: str) -> Any | None:
         """The first answer of any PD that runs; None while none has one."""
         for address in self.pds().values():
             try:

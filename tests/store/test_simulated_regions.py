@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from region_world import World
+
+from drillyard.emulator.raft.types import Entry
+from drillyard.emulator.store import merging
+from drillyard.emulator.store.replica import Outbox, Replica
+from drillyard.wire import drillpb
 
 
 def storm(world: World, rounds: int) -> None:
@@ -85,3 +92,43 @@ def test_regions_survive_storms(seed: int) -> None:
     world = go(seed)
     assert world.acknowledged
     assert world.reads
+
+
+def plant_and_expect(seeds: range) -> None:
+    for seed in seeds:
+        try:
+            go(seed)
+        except Exception:
+            return
+    raise AssertionError("the planted bug was not caught")
+
+
+def test_a_source_that_serves_on_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its version does not rise, so what was proposed before has an effect, and readers are answered."""
+    monkeypatch.setattr(merging, "ended", lambda source: replace(source, epoch=replace(source.epoch, conf_ver=99)))
+    monkeypatch.setattr(Replica, "_apply_prepare_merge", _serve_on(Replica._apply_prepare_merge))
+    plant_and_expect(range(12))
+
+
+def _serve_on(real: Callable[..., None]) -> Callable[..., None]:
+    def apply(self: Replica, entry: Entry, record: drillpb.Command, box: Outbox) -> None:
+        before = self.region
+        real(self, entry, record, box)
+        self.region = replace(self.region, epoch=replace(self.region.epoch, version=before.epoch.version))
+
+    return apply
+
+
+def test_a_target_that_does_not_wait_for_its_source_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replica, "_has_source", lambda self, record, here: record.commit_merge.source.id in here)
+    plant_and_expect(range(12))
+
+
+def test_a_merge_that_ignores_the_epoch_of_its_target_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Replica._is_late
+
+    def never(self: Replica, record: drillpb.Command, what: str, box: Outbox) -> bool:
+        return False if record.HasField("commit_merge") else real(self, record, what, box)
+
+    monkeypatch.setattr(Replica, "_is_late", never)
+    plant_and_expect(range(12))

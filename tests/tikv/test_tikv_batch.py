@@ -58,7 +58,7 @@ class Stream:
 
 
 def serving(stream: Stream) -> asyncio.Task[None]:
-    service = Service(Raw(), MagicMock(), Registry())  # type: ignore[arg-type]
+    service = Service(Raw(), MagicMock(), MagicMock(), Registry())  # type: ignore[arg-type]
     return asyncio.create_task(service.batch_commands(stream))  # type: ignore[arg-type]
 
 

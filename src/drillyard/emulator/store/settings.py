@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from drillyard.emulator.raft.types import Options
+from drillyard.emulator.store.split_keys import SplitLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +23,4 @@ class Settings:
     merge_log_gap: int = 10  # entries that some peer of a region may lack when the region is to be merged
     merge_check_ticks: int = 10
     leader_missing_ticks: int = 7200  # after which PD is asked whether the peer is still one
+    split: SplitLimits = field(default_factory=SplitLimits)

@@ -26,11 +26,12 @@ from typing import TypeVar
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import ChangeKind, HardState, MessageKind, Restored
-from drillyard.emulator.store.commands import Proposal
+from drillyard.emulator.store.commands import Growth, Proposal
 from drillyard.emulator.store.errors import (
     EpochNotMatch,
     MismatchPeerId,
     NotLeader,
+    ProposalInMergingMode,
     RegionError,
     RegionNotFound,
     StaleCommand,
@@ -373,6 +374,15 @@ class Store:
             return self._with_neighbours(EpochNotMatch((replica.region,)))
         return None
 
+    def check(self, context: Context, conf_ver: int) -> Region | RegionError:
+        """The region, if this store leads it and the request knows it as it is: for requests that change a region."""
+        replica = self._replica_for(context)
+        if not isinstance(replica, Replica):
+            return replica
+        if replica.region.epoch != Epoch(context.version, conf_ver):
+            return self._with_neighbours(EpochNotMatch((replica.region,)))
+        return replica.region if replica.merging is None else ProposalInMergingMode(context.region_id)
+
     def _replica_for(self, context: Context) -> Replica | RegionError:
         if context.store_id != self.id:
             return StoreNotMatch(context.store_id, self.id)
@@ -507,7 +517,16 @@ class Store:
 
     def unmeasured(self) -> list[Region]:
         """Regions whose size is no longer known well enough."""
-        return [replica.region for replica in self.replicas.values() if replica.growth.is_stale and replica.is_leader]
+        return [
+            replica.region
+            for replica in self._living()
+            if replica.is_leader and replica.merging is None and self._is_unmeasured(replica.growth)
+        ]
+
+    def _is_unmeasured(self, growth: Growth) -> bool:
+        """A region that seems too large is looked at after every bit of growth."""
+        is_large = self.settings.split.is_exceeded(growth.size, growth.keys)
+        return growth.is_stale or (is_large and growth.drift > 0)
 
     def measured(self, region_id: int, size: int, keys: int) -> None:
         """The shell has counted what the region holds."""

@@ -37,7 +37,7 @@ from drillyard.emulator.store.replica import (
     Settings,
 )
 from drillyard.emulator.store.state import Family, Pair, Span
-from drillyard.emulator.store.store import RestoredReplica, Step, Store, StoreReady, beginning
+from drillyard.emulator.store.store import RestoredReplica, Step, Store, StoreReady, Verdict, beginning
 from drillyard.emulator.tikv.records import (
     ARRIVING_PREFIX,
     FOUNDED_KEY,
@@ -69,9 +69,6 @@ from drillyard.wire.rpc import RpcError, Status
 Ticket = Callable[[Outcome], None]
 
 TURN_S = 0.004
-MEASURE_S = 5.0
-MEASURE_SLICE = 1000
-MEASURE_SLICE_BYTES = 256 << 10
 APPEND_FLOOR_BYTES = 16 << 20  # with less free space a follower takes no more entries, so as not to break its storage
 
 
@@ -176,7 +173,7 @@ class Engine:
         self.identity = identity
         self.storage = storage
         self.on_reports_due: Callable[[set[int]], None] = lambda due: None
-        self.on_split: Callable[[tuple[Region, ...]], None] = lambda regions: None
+        self.on_split: Callable[[tuple[Region, ...], bool], None] = lambda regions, leads: None
         self.on_broken: Callable[[Exception], None] = lambda error: None
         self._log = log
         self._transport = transport
@@ -290,6 +287,11 @@ class Engine:
         self._settings = settings
         self.store.reconfigure(settings)
 
+    def validate(self, region_id: int, peer_id: int, known: Region | None, covering: Region | None) -> Verdict:
+        verdict = self.store.validate(region_id, peer_id, known, covering)
+        self.wake()
+        return verdict
+
     def snapshot_counts(self) -> tuple[int, int, int]:
         """Being sent, received and installed."""
         return self._sending, self._snapshots.count, len(self._installing)
@@ -304,28 +306,6 @@ class Engine:
             period_s = self._settings.tick_ms / 1000
             due = max(due + period_s, self._loop.time())
             self._guard(self.store.tick)
-
-    async def measure_forever(self) -> None:
-        """Counts what the led regions hold, now and then, in slices."""
-        while True:
-            await asyncio.sleep(MEASURE_S)
-            for region in self.store.unmeasured():
-                await self._measure(region)
-
-    async def _measure(self, region: Region) -> None:
-        view = self.storage.view()
-        size = keys = pause_at = 0
-        try:
-            for span in spans_of(region):
-                for place, value in view.walk(*data_range(span)):
-                    size += len(place) - 1 + len(value)
-                    keys += 1
-                    if keys % MEASURE_SLICE == 0 or size >= pause_at:
-                        pause_at = size + MEASURE_SLICE_BYTES
-                        await asyncio.sleep(0)
-        finally:
-            view.close()
-        self.store.measured(region.id, size, keys)
 
     def wake(self) -> None:
         """Some replica has something to do; it is done in the loop's next turn, together with what else comes up."""
@@ -429,7 +409,9 @@ class Engine:
         elif work.ready is not None:
             self.storage.when_durable(lambda: self._persisted(work))
         if work.made:
-            self.on_split((*(made.region for made in work.made), work.region))
+            replica = self.store.replicas.get(work.region.id)
+            leads = replica is not None and replica.is_leader
+            self.on_split((*(made.region for made in work.made), work.region), leads)
         for note in said.notes:
             self._log.info(note)
         self._answer(said.answers)

@@ -10,20 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from drillyard.emulator.logs import Log
 from drillyard.emulator.store.commands import pack_peer
-from drillyard.emulator.store.region import Part, Region
 from drillyard.emulator.store.replica import RegionReport
 from drillyard.emulator.store.store import Split, Step
 from drillyard.emulator.tikv.engine import Engine
-from drillyard.emulator.tikv.pd import CALL_TIMEOUT_S, RETRY_S, Endpoint, PdClient, Request, Response, error_of
+from drillyard.emulator.tikv.pd import RETRY_S, Endpoint, PdClient, error_of
 from drillyard.emulator.tikv.records import pack_region
+from drillyard.emulator.tikv.splitting import Splitting
 from drillyard.emulator.tikv.steps import kind_of, step_of
 from drillyard.wire import pdpb, services
-from drillyard.wire.method import Method
 from drillyard.wire.rpc import ClientStream, RpcError
 
 RegionStream = ClientStream[pdpb.RegionHeartbeatRequest, pdpb.RegionHeartbeatResponse]
@@ -51,7 +50,7 @@ class Traffic:
 
 
 class Heartbeats:
-    def __init__(self, pd: PdClient, engine: Engine, periods: Periods, log: Log) -> None:
+    def __init__(self, pd: PdClient, engine: Engine, splitting: Splitting, periods: Periods, log: Log) -> None:
         self.traffic = Traffic()
         self.on_step: Callable[[str], None] = lambda kind: None
         self._pd = pd
@@ -63,10 +62,8 @@ class Heartbeats:
         self._reported_at: dict[int, int] = {}
         self._declined: dict[int, tuple[Step, str]] = {}
         self._started_at = int(time.time())
-        self._splitting: set[int] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._splitting = splitting
         engine.on_reports_due = self.report_soon
-        engine.on_split = self._report_split
 
     # ---- the store ----
 
@@ -196,9 +193,7 @@ class Heartbeats:
         self.on_step(kind_of(step))
         reason = self._engine.obey(step)
         if not reason and isinstance(step.action, Split):
-            if step.region_id not in self._splitting:
-                self._splitting.add(step.region_id)
-                self._keep(self._split(step, step.action))
+            self._splitting.begin(step)
             return
         if not reason:
             self._declined.pop(step.region_id, None)
@@ -207,49 +202,3 @@ class Heartbeats:
         if self._declined.get(step.region_id) != (step, reason):
             self._declined[step.region_id] = (step, reason)
             self._log.info("declining a step of PD", region_id=step.region_id, step=step.action, reason=reason)
-
-    async def _split(self, step: Step, split: Split) -> None:
-        """Asks PD for the ids of the new regions, and cuts."""
-        replica = self._engine.store.replicas.get(step.region_id)
-        try:
-            if replica is None:
-                return
-            request = pdpb.AskBatchSplitRequest(split_count=len(split.keys), region=pack_region(replica.region))
-            answer = await self._ask_once(services.PD.AskBatchSplit, request)
-            if answer is None:
-                return
-            parts = tuple(Part(given.new_region_id, tuple(given.new_peer_ids)) for given in answer.ids)
-            reason = self._engine.obey(replace(step, action=replace(split, parts=parts)))
-            self._log.info("splitting", region_id=step.region_id, step=split, declined=reason or "no")
-        finally:
-            self._splitting.discard(step.region_id)
-
-    def _report_split(self, regions: tuple[Region, ...]) -> None:
-        request = pdpb.ReportBatchSplitRequest(regions=[pack_region(region) for region in regions])
-
-        async def report() -> None:
-            await self._ask_once(services.PD.ReportBatchSplit, request)
-
-        self._keep(report())
-
-    async def _ask_once(self, method: Method[Request, Response], request: Request) -> Response | None:
-        """PD's answer, or None: what a split needs of PD comes up again, or in another way, if it fails."""
-        leader = self._pd.leader
-        if leader is None:
-            return None
-        request.header.cluster_id = self._pd.cluster_id  # type: ignore[attr-defined]
-        try:
-            answer = await self._pd.channel(leader).unary(method, request, timeout_s=CALL_TIMEOUT_S)
-            error = error_of(answer)
-            reason = error.message if error is not None else ""
-        except RpcError as failure:
-            reason = str(failure)
-        if reason:
-            self._log.warn("request to PD failed", method=method.name, pd=leader, err=reason)
-            return None
-        return answer
-
-    def _keep(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

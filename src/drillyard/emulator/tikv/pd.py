@@ -95,6 +95,24 @@ class PdClient:
                 self.doubt(leader)
                 await asyncio.sleep(RETRY_S)
 
+    async def attempt(self, method: Method[Request, Response], request: Request) -> Response | None:
+        """Asks once; None if PD does not answer, or answers with an error: for what comes up again if it fails."""
+        leader = self.leader
+        if leader is None:
+            return None
+        header: pdpb.RequestHeader = getattr(request, "header")  # noqa: B009  # every request to PD has one
+        header.cluster_id = self.cluster_id
+        try:
+            answer = await self.channel(leader).unary(method, request, timeout_s=CALL_TIMEOUT_S)
+            error = error_of(answer)
+            reason = error.message if error is not None else ""
+        except RpcError as failure:
+            reason = str(failure)
+        if reason:
+            self._log.warn("request to PD failed", method=method.name, pd=leader, err=reason)
+            return None
+        return answer
+
     def channel(self, endpoint: Endpoint) -> Channel:
         if endpoint not in self._channels:
             self._channels[endpoint] = Channel(endpoint.host, endpoint.port)

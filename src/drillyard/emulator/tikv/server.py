@@ -30,6 +30,7 @@ from drillyard.emulator.raft.types import ProtocolBroken
 from drillyard.emulator.storage import Batch, Storage, StorageFailed, StorageOptions, StorageRefused
 from drillyard.emulator.store.region import Peer, Region
 from drillyard.emulator.store.replica import Settings
+from drillyard.emulator.store.split_keys import SplitLimits
 from drillyard.emulator.store.store import first_region
 from drillyard.emulator.tikv.access import Access
 from drillyard.emulator.tikv.deadlocks import Deadlocks
@@ -42,10 +43,12 @@ from drillyard.emulator.tikv.pd import Endpoint, PdClient, PdRefused, endpoint_o
 from drillyard.emulator.tikv.raw import RawKv
 from drillyard.emulator.tikv.records import IDENTITY_KEY, pack_region
 from drillyard.emulator.tikv.service import Service
+from drillyard.emulator.tikv.splitting import Splitting
 from drillyard.emulator.tikv.status import StatusServer, config_document
 from drillyard.emulator.tikv.sweep import Sweep
 from drillyard.emulator.tikv.transactions import TxnKv
 from drillyard.emulator.tikv.txn_metrics import TxnMetrics
+from drillyard.emulator.tikv.validation import Validation
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH, ON_DISK_FORMAT
 from drillyard.wire import drillpb, metapb, pdpb, services
 from drillyard.wire.rpc import Handlers
@@ -111,6 +114,15 @@ KEYS = (
     Key("raftstore.raft-log-gc-count-limit", 16384, _POSITIVE_COUNT),
     Key("raftstore.raft-log-gc-size-limit", 16 << 20, flags.positive(flags.size)),
     Key("raftstore.hibernate-regions", True, flags.boolean),
+    Key("raftstore.split-region-check-tick-interval", 10.0, _POSITIVE_SPAN),
+    Key("raftstore.merge-check-tick-interval", 2.0, _POSITIVE_SPAN),
+    Key("raftstore.merge-max-log-gap", 10, _POSITIVE_COUNT),
+    Key("raftstore.peer-stale-state-check-interval", 300.0, _POSITIVE_SPAN),
+    Key("raftstore.max-leader-missing-duration", 7200.0, _POSITIVE_SPAN),
+    Key("coprocessor.region-split-size", 96 << 20, flags.positive(flags.size)),
+    Key("coprocessor.region-max-size", None, flags.positive(flags.size)),
+    Key("coprocessor.region-split-keys", 960_000, _POSITIVE_COUNT),
+    Key("coprocessor.region-max-keys", None, _POSITIVE_COUNT),
     Key("raftstore.max-peer-down-duration", 600.0, _POSITIVE_SPAN),
     Key("raftstore.pd-heartbeat-tick-interval", 60.0, _POSITIVE_SPAN),
     Key("raftstore.pd-store-heartbeat-tick-interval", 10.0, _POSITIVE_SPAN),
@@ -162,6 +174,10 @@ class Configuration:
             log_gc_bytes_limit=keys["raftstore.raft-log-gc-size-limit"],
             max_entry_bytes=keys["raftstore.raft-entry-max-size"],
             hibernate=keys["raftstore.hibernate-regions"],
+            merge_log_gap=keys["raftstore.merge-max-log-gap"],
+            merge_check_ticks=max(1, round(keys["raftstore.merge-check-tick-interval"] / tick_s)),
+            leader_missing_ticks=max(1, round(keys["raftstore.max-leader-missing-duration"] / tick_s)),
+            split=split_limits(keys),
         )
 
     @property
@@ -204,6 +220,17 @@ def configure(arguments: list[str]) -> Configuration:
         given["log-file"] or None,
         given["log-level"] or "info",
         keys,
+    )
+
+
+def split_limits(keys: Mapping[str, Any]) -> SplitLimits:
+    """A region may grow half as large again as its parts will be, unless something else is said."""
+    size, count = keys["coprocessor.region-split-size"], keys["coprocessor.region-split-keys"]
+    return SplitLimits(
+        size,
+        keys["coprocessor.region-max-size"] or size // 2 * 3,
+        count,
+        keys["coprocessor.region-max-keys"] or count // 2 * 3,
     )
 
 
@@ -305,7 +332,11 @@ class TikvServer:
         engine.on_broken = self._broken
         await self._bootstrap(engine, pd)
         await engine.load(random.Random().randrange)  # noqa: S311  # it spreads election timeouts
-        heartbeats = Heartbeats(pd, engine, configuration.periods, self._log)
+        splitting = Splitting(pd, engine, self._log)
+        splitting.check_s = lambda: self._configuration.keys["raftstore.split-region-check-tick-interval"]
+        validation = Validation(pd, engine, self._member.metrics, self._log)
+        validation.check_s = lambda: self._configuration.keys["raftstore.peer-stale-state-check-interval"]
+        heartbeats = Heartbeats(pd, engine, splitting, configuration.periods, self._log)
         self._count_steps(heartbeats)
         transport.identify(identity.cluster_id, identity.store_id)
         online = self._online(engine, heartbeats)
@@ -315,7 +346,7 @@ class TikvServer:
         txn_metrics = TxnMetrics(self._member.metrics)
         transactions = TxnKv(access, LockWaits(access, deadlocks), heartbeats.traffic, txn_metrics)
         raw = RawKv(engine, heartbeats.traffic, unix_s if configuration.has_ttl else None)
-        service = Service(raw, transactions, self._member.metrics)
+        service = Service(raw, transactions, splitting, self._member.metrics)
         peers = transport.handlers(engine.deliver, engine.receive_snapshot)
         await self._listen(stack, engine, online, {**service.handlers(), **peers, **deadlocks.handlers()})
         self._log.info("start raft store thread", store_id=identity.store_id)
@@ -323,7 +354,8 @@ class TikvServer:
         await self._put_store(pd, identity.store_id)
         background(heartbeats.report_store_forever(), "store heartbeats")
         background(heartbeats.report_regions_forever(), "region heartbeats")
-        background(engine.measure_forever(), "measuring")
+        background(splitting.watch_forever(), "measuring")
+        background(validation.watch_forever(), "validating peers")
         background(GarbageCollector(engine, pd, transactions, self._log).run_forever(), "garbage collection")
         background(pd.watch(), "watching PD")
         if configuration.has_ttl:
@@ -498,7 +530,18 @@ def _shown(configuration: Configuration) -> dict[str, Any]:
     for name, value in configuration.keys.items():
         if name not in FLAG_OF_KEY:
             shown[name] = f"{round(value * 1000)}ms" if isinstance(value, float) else value
+    limits = split_limits(configuration.keys)  # PD reads these, and takes no plain numbers for sizes
+    shown["coprocessor.region-split-size"] = _size_text(limits.split_bytes)
+    shown["coprocessor.region-max-size"] = _size_text(limits.max_bytes)
+    shown["coprocessor.region-max-keys"] = limits.max_keys
     return shown
+
+
+def _size_text(size: int) -> str:
+    for shift, unit in ((20, "MiB"), (10, "KiB")):
+        if size % (1 << shift) == 0:
+            return f"{size >> shift}{unit}"
+    return f"{size}B"
 
 
 def ensure_free(address: Address) -> None:

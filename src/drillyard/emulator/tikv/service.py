@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from drillyard.emulator import health
 from drillyard.emulator.metrics import Histogram, Registry
 from drillyard.emulator.tikv.raw import RawKv
+from drillyard.emulator.tikv.splitting import Splitting
 from drillyard.emulator.tikv.transactions import TxnKv
 from drillyard.wire import kvrpcpb, tikvpb
 from drillyard.wire.method import Method
@@ -90,7 +91,7 @@ def refuse(answer: Message, name: str) -> None:
 
 
 class Service:
-    def __init__(self, raw: RawKv, txn: TxnKv, metrics: Registry) -> None:
+    def __init__(self, raw: RawKv, txn: TxnKv, splitting: Splitting, metrics: Registry) -> None:
         served: dict[Method[Any, Any], Handler] = {
             TIKV.RawGet: raw.get,
             TIKV.RawBatchGet: raw.batch_get,
@@ -120,6 +121,7 @@ class Service:
             TIKV.KvResolveLock: txn.resolve_lock,
             TIKV.KvGC: txn.gc,
             TIKV.KvDeleteRange: txn.delete_range,
+            TIKV.SplitRegion: splitting.on_request,
             TIKV.GetStoreSafeTS: _safe_ts,
         }
         durations = metrics.histogram(

@@ -29,10 +29,6 @@ def config_document(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration as nested tables, from dotted keys."""
     document: dict[str, Any] = {
         "coprocessor": {
-            "region-max-size": "144MiB",
-            "region-split-size": "96MiB",
-            "region-max-keys": 1440000,
-            "region-split-keys": 960000,
             "enable-region-bucket": False,
             "region-bucket-size": "50MiB",
         },
