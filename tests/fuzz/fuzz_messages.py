@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+
+# The same few examples each time; DRILLYARD_FUZZ=N takes N times as many, and others each time. Not a profile: other
+# directories run in the same process.
+_TIMES = int(os.environ.get("DRILLYARD_FUZZ", "0"))
+
+
+def fuzz(examples: int) -> settings:
+    return settings(
+        max_examples=examples * max(_TIMES, 1),
+        derandomize=not _TIMES,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+
 
 DEEPEST = 3
 _INTEGERS = {

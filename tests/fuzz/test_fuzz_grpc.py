@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from fuzz_members import CALL_S, Members
-from fuzz_messages import messages
+from fuzz_messages import fuzz, messages
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +74,7 @@ def test_random_bytes(members: Members, method: Method[Any, Any]) -> None:
 
 @pytest.mark.parametrize("method", METHODS, ids=NAMES)
 def test_senseless_messages(members: Members, method: Method[Any, Any]) -> None:
+    @fuzz(25)
     @given(st.lists(messages(method.request), min_size=1, max_size=3))
     def sends(requests: list[Any]) -> None:
         code = ask(members, method, *(aimed(members, request) for request in requests))
@@ -83,6 +84,7 @@ def test_senseless_messages(members: Members, method: Method[Any, Any]) -> None:
     members.check()
 
 
+@fuzz(25)
 @given(data=st.binary(max_size=200))
 def test_random_bytes_behind_the_preface(members: Members, data: bytes) -> None:
     import socket

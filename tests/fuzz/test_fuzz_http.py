@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 from fuzz_members import CALL_S, Members
+from fuzz_messages import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,6 +73,7 @@ def raw(port: int, *pieces: bytes) -> bytes:
     return answer
 
 
+@fuzz(60)
 @given(path=PATHS | KNOWN_PATHS, query=QUERIES, method=st.sampled_from(METHODS), body=BODIES)
 def check_requests(members: Members, path: str, query: str, method: str, body: bytes) -> None:
     for port in ports(members):
@@ -91,6 +93,7 @@ def test_any_path_with_any_method_and_body(members: Members) -> None:
     members.check()
 
 
+@fuzz(60)
 @given(data=st.binary(max_size=300))
 def check_bytes(members: Members, data: bytes) -> None:
     for port in ports(members):
@@ -106,6 +109,7 @@ def test_random_bytes(members: Members) -> None:
 WHOLE = b"POST /pd/api/v1/config HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
 
 
+@fuzz(60)
 @given(first=st.integers(0, len(WHOLE)), second=st.integers(0, len(WHOLE)))
 def check_cuts(members: Members, first: int, second: int) -> None:
     start, end = sorted((first, second))
