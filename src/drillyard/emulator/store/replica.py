@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from google.protobuf.message import DecodeError
+
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import (
     Configuration,
@@ -28,6 +30,7 @@ from drillyard.emulator.raft.types import (
     Message,
     MessageKind,
     ProposalDropped,
+    ProtocolBroken,
     Ready,
     Role,
 )
@@ -599,12 +602,17 @@ class Replica:
         self._is_held = False
         while self._backlog and not self.is_destroyed:
             entry = self._backlog[0]
-            record = drillpb.Command.FromString(entry.data)
-            if record.HasField("commit_merge") and not self._has_source(record, here):
-                self._is_held = True
-                break
-            self._backlog.popleft()
-            outcome = self._apply_one(entry, record, state, box, here)
+            try:
+                record = drillpb.Command.FromString(entry.data)
+                if record.HasField("commit_merge") and not self._has_source(record, here):
+                    self._is_held = True
+                    break
+                self._backlog.popleft()
+                outcome = self._apply_one(entry, record, state, box, here)
+            except (DecodeError, ValueError) as error:
+                # No leader of this version proposes it, and what every replica must do with it is not known.
+                text = f"entry {entry.index} of region {self.region.id} makes no sense: {error}"
+                raise ProtocolBroken(text) from error
             applied = entry.index
             self._answer(entry, outcome, box)
         return applied

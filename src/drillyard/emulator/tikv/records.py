@@ -8,6 +8,8 @@ the Raft logs'. Everything here translates; nothing decides.
 
 from __future__ import annotations
 
+from google.protobuf.message import DecodeError
+
 from drillyard.emulator import raft_codec
 from drillyard.emulator.store.commands import pack_epoch, pack_peer, unpack_peer
 from drillyard.emulator.store.commands import pack_region as pack_region
@@ -119,6 +121,8 @@ def pack_envelope(envelope: Envelope, cluster_id: int) -> drillpb.Envelope:
 def unpack_envelope(packed: drillpb.Envelope, region: Region | None = None) -> Envelope:
     """Raises `raft_codec.MalformedRecord` for what no peer of ours would send."""
     try:
+        for entry in packed.message.entries:
+            drillpb.Command.FromString(entry.data)  # once it is committed it is too late to refuse it
         return Envelope(
             packed.region_id,
             unpack_epoch(packed.region_epoch),
@@ -129,7 +133,7 @@ def unpack_envelope(packed: drillpb.Envelope, region: Region | None = None) -> E
             (packed.range.start, packed.range.end) if packed.HasField("range") else None,
             packed.rest,
         )
-    except ValueError as error:
+    except (ValueError, DecodeError) as error:
         raise raft_codec.MalformedRecord(str(error)) from error
 
 
