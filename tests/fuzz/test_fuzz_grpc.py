@@ -11,7 +11,7 @@ from fuzz_messages import fuzz, messages
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drillyard.wire import services, tikvpb
+from drillyard.wire import metapb, pdpb, services, tikvpb
 from drillyard.wire.method import Kind, Method
 
 SERVICES = (services.PD, services.TIKV, services.PEER, services.MEMBERS, services.HEALTH)
@@ -82,6 +82,14 @@ def test_senseless_messages(members: Members, method: Method[Any, Any]) -> None:
 
     sends()
     members.check()
+
+
+def test_heartbeats_that_end_as_they_are_refused_end_at_once(members: Members) -> None:
+    """Found here: the end of the stream and the refusal came at once, and the handler stayed for a minute."""
+    head = pdpb.RequestHeader(cluster_id=members.cluster_id)
+    beat = pdpb.RegionHeartbeatRequest(header=head, leader=metapb.Peer(id=1, store_id=members.context.peer.store_id))
+    for _ in range(20):
+        assert ask(members, services.PD.RegionHeartbeat, beat) is grpc.StatusCode.OK
 
 
 @fuzz(25)

@@ -209,14 +209,25 @@ def test_a_snapshot_that_is_cut_or_changed_is_refused(engine: tuple[asyncio.Runn
     sends()
 
 
-def test_what_was_found() -> None:
-    """Messages that once did harm; each is a finding of these tests."""
-    for envelope in FINDINGS:
-        made = store()
-        try:
-            play(made, [envelope], 1)
-        except ProtocolBroken:
-            continue
+def test_entries_that_cannot_be_read_are_refused_before_they_are_kept() -> None:
+    """Found here: it was taken into the log, and ended the member without a name once it was committed."""
+    numbers = {"kind": int(MessageKind.APPEND), "term": 7, "log_term": 6, "index": 8, "commit": 9}
+    with pytest.raises(raft_codec.MalformedRecord):
+        unpack_envelope(aimed(SECOND, numbers, [b"\0"], {}))
 
 
-FINDINGS: tuple[drillpb.Envelope, ...] = ()
+@pytest.mark.parametrize(
+    "command",
+    [
+        drillpb.Command(version=1, mutations=[drillpb.Mutation(key=b"c", family=9)]),
+        drillpb.Command(version=1, mutations=[drillpb.Mutation(key=b"c", kind=drillpb.Mutation.Kind.EXPIRE)]),
+        drillpb.Command(version=1, swap=drillpb.CompareAndSwap(key=b"c", family=9)),
+    ],
+)
+def test_an_entry_that_makes_no_sense_ends_the_member_by_name(command: drillpb.Command) -> None:
+    numbers = {"kind": int(MessageKind.APPEND), "term": 7, "log_term": 6, "index": 9, "commit": 10}
+    made, state = store(), MemoryState()
+    state.put(b"c", b"v" * 8)
+    made.step(unpack_envelope(aimed(SECOND, numbers, [command.SerializeToString()], {})))
+    with pytest.raises(ProtocolBroken, match="entry 10 of region 2 makes no sense"):
+        settle(made, state)

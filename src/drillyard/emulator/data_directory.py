@@ -35,6 +35,8 @@ _SYNCED = "drillyard.synced"
 _RESERVE = "drillyard.reserve"
 _MIB = 1 << 20
 _SYNCED_RECORD = struct.Struct(">QI")  # sequence number, crc32 of its eight bytes
+_MANIFEST_RECORD = struct.Struct(">QQI")  # number and length of the MANIFEST, crc32 of both
+_MANIFEST_PLACE = 16  # in the same file, behind the other
 
 
 class Cause(Enum):
@@ -142,6 +144,20 @@ class DataDirectory:
         number = sequence.to_bytes(8, "big")
         assert self._synced is not None
         os.pwrite(self._synced, _SYNCED_RECORD.pack(sequence, zlib.crc32(number)), 0)
+
+    def note_manifest(self, number: int, length: int) -> None:
+        """Remembers how much of the database's MANIFEST is durable."""
+        assert self._synced is not None
+        fields = _MANIFEST_RECORD.pack(number, length, 0)[:16]
+        os.pwrite(self._synced, fields + struct.pack(">I", zlib.crc32(fields)), _MANIFEST_PLACE)
+
+    def noted_manifest(self) -> tuple[int, int] | None:
+        assert self._synced is not None
+        record = os.pread(self._synced, _MANIFEST_RECORD.size, _MANIFEST_PLACE)
+        if len(record) != _MANIFEST_RECORD.size:
+            return None
+        number, length, checksum = _MANIFEST_RECORD.unpack(record)
+        return (number, length) if zlib.crc32(record[:16]) == checksum else None
 
     def check_synced(self, recovered: int) -> None:
         """Refuses a database that came back with less than was once durable."""

@@ -1,4 +1,4 @@
-"""Looks through RocksDB's logs for the two things that RocksDB does not get over.
+"""Looks through RocksDB's logs for what RocksDB does not get over, or does not see.
 
 The write-ahead log and the MANIFEST are records in blocks of 32 KiB, each record behind a header of seven bytes: a
 checksum, the length, the type. Garbage where a header should be is skipped by RocksDB up to the next block, unless its
@@ -10,8 +10,12 @@ A header of zeros is padding to RocksDB: it says nothing and goes on with the ne
 page that never arrived, and what stands behind that hole would come back without what stood in it. Our logs are never
 padded, so in a write-ahead log it is where the log ends.
 
-Rules: this follows every header that RocksDB may come upon, and more, because it computes no checksums. It finds no
-other damage; that is RocksDB's. What it does not do: it changes nothing.
+A record of the MANIFEST that does not check out, RocksDB takes for the torn end of what it was writing, and opens the
+database as it was before: tables that it had promised are gone, and the logs that they were made of are too. Whoever
+knows how long the MANIFEST was when it was last synced asks `intact_length`.
+
+Rules: the search for headers follows every one that RocksDB may come upon, and more, because it computes no checksums.
+It finds no other damage; that is RocksDB's. What this does not do: it changes nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from pathlib import Path
 
 _BLOCK = 32 << 10
 _HEADER = struct.Struct("<IHB")
+_WHOLE_OR_PART = frozenset((1, 2, 3, 4))
 _RECYCLABLE = frozenset((5, 6, 7, 8, 11, 131))
 
 
@@ -33,6 +38,46 @@ def find_snare(log: Path) -> int | None:
 def find_end(log: Path) -> int | None:
     """Where a write-ahead log ends before its file does: at a snare or at a hole; None if there is neither."""
     return _find(log, lambda length, kind: kind in _RECYCLABLE or (kind == 0 and length == 0))
+
+
+def intact_length(log: Path) -> int:
+    """Up to where every record of the file checks out."""
+    content = log.read_bytes()
+    place = 0
+    while place + _HEADER.size <= len(content):
+        left = _BLOCK - place % _BLOCK
+        if left < _HEADER.size:
+            place += left  # too little for a header: the rest of the block is padding
+            continue
+        masked, length, kind = _HEADER.unpack_from(content, place)
+        body = content[place + 6 : place + _HEADER.size + length]  # the type is part of what is summed
+        if kind not in _WHOLE_OR_PART or _HEADER.size + length > left or len(body) != length + 1:
+            return place
+        if _masked(_crc32c(body)) != masked:
+            return place
+        place += _HEADER.size + length
+    return min(place, len(content))
+
+
+def _masked(crc: int) -> int:
+    """As RocksDB keeps a CRC, so that the CRC of what holds CRCs is sound."""
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC32C[(crc ^ byte) & 0xFF] ^ crc >> 8
+    return crc ^ 0xFFFFFFFF
+
+
+def _row(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+_CRC32C = tuple(_row(byte) for byte in range(256))
 
 
 def _find(log: Path, is_wanted: Callable[[int, int], bool]) -> int | None:

@@ -49,7 +49,7 @@ from drillyard.emulator.data_directory import (
     refusal_of,
 )
 from drillyard.emulator.raft.types import Entry, HardState, Ready
-from drillyard.emulator.rocksdb_logs import find_end, find_snare
+from drillyard.emulator.rocksdb_logs import find_end, find_snare, intact_length
 
 __all__ = [
     "Batch",
@@ -209,6 +209,8 @@ class Storage:
         self._closed = False
         self._home = threading.get_ident()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._manifest: Path | None = None
+        self._manifest_length = 0  # that is noted
         self._written = 0  # batches
         self._durable = 0
         self._waiting: list[Callable[[], None]] = []
@@ -225,6 +227,7 @@ class Storage:
         directory = DataDirectory(Path(path))
         directory.claim(kind, 2 * options.memtable_bytes)  # opening writes the log out as tables
         try:
+            _check_manifest(directory)
             database = _open_database(directory.path, options)
             try:
                 directory.check_synced(database.latest_sequence_number())
@@ -444,6 +447,19 @@ class Storage:
         if observer is not None:
             observer(lengths)
         self._directory.note_synced(sequence)
+        self._note_manifest()
+
+    def _note_manifest(self) -> None:
+        """It grows with each table that is made or merged; its growth is made durable before it is counted on."""
+        if self._manifest is None or not self._manifest.exists():  # RocksDB may begin another one
+            self._manifest = _manifest_of(self._directory.path / _DATABASE)
+        with self._manifest.open("rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            if length == self._manifest_length:
+                return
+            os.fsync(file.fileno())
+        self._directory.note_manifest(_number_of(self._manifest), length)
+        self._manifest_length = length
 
 
 class RaftLog:
@@ -528,6 +544,33 @@ def _log_lengths(database: Path) -> dict[str, int]:
             with contextlib.suppress(FileNotFoundError):  # dropped by RocksDB: its content is in tables
                 lengths[file.name] = file.stat().st_size
     return lengths
+
+
+def _manifest_of(database: Path) -> Path:
+    """The one that is in use. Raises ValueError if CURRENT names none."""
+    name = (database / "CURRENT").read_text(encoding="ascii").strip()
+    if not name.startswith("MANIFEST-"):
+        raise ValueError(f"CURRENT names {name!r}")
+    return database / name
+
+
+def _number_of(manifest: Path) -> int:
+    return int(manifest.name.partition("-")[2])
+
+
+def _check_manifest(directory: DataDirectory) -> None:
+    """Refuses a database whose MANIFEST has lost what was once durable in it: it would open, without some tables."""
+    noted, database = directory.noted_manifest(), directory.path / _DATABASE
+    if noted is None:
+        return
+    try:
+        manifest = _manifest_of(database)
+        number, (noted_number, length) = _number_of(manifest), noted
+        if number < noted_number or (number == noted_number and intact_length(manifest) < length):
+            raise ValueError(f"{manifest.name} is damaged")
+    except (OSError, ValueError) as error:  # files that are not there, and bytes that are no text, too
+        damage = ValueError(str(error)) if isinstance(error, FileNotFoundError) else error
+        raise refusal_of(damage, directory.path) from error
 
 
 def _open_database(path: Path, options: StorageOptions) -> Any:

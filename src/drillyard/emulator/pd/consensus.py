@@ -202,7 +202,8 @@ class Consensus:
         self._raft.transfer_leader(member_id)
         self._want_pump()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._deposed.wait(), within_s)
+            async with asyncio.timeout(within_s):
+                await self._deposed.wait()
         return not self.leads
 
     def retire(self) -> None:

@@ -240,7 +240,9 @@ class PdService:
     async def _talk(self, stream: HeartbeatStream, lead: Leadership, outlet: Outlet) -> None:
         while True:
             try:
-                response = await asyncio.wait_for(outlet.queue.get(), KEEP_ALIVE_S)
+                # Not `wait_for`: before Python 3.12 it may answer a cancellation with what came at the same moment.
+                async with asyncio.timeout(KEEP_ALIVE_S):
+                    response = await outlet.queue.get()
             except TimeoutError:
                 response = pdpb.RegionHeartbeatResponse(header=self._header())
                 lead.count_keep_alive(outlet)

@@ -223,7 +223,8 @@ class Leadership:
         """Ticks the coordinator, in slices."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._tick_soon.wait(), TICK_S)
+                async with asyncio.timeout(TICK_S):  # `wait_for` may lose a cancellation before Python 3.12
+                    await self._tick_soon.wait()
             self._tick_soon.clear()
             while self.coordinator.tick(self.clock.now_ns()):
                 self.carry_out()
