@@ -165,7 +165,8 @@ class World:
         self._late = [(at_ns, send) for at_ns, send in self._late if at_ns > self.now_ns]
         for send in due:
             self._obey(send)
-        self.mind.tick(self.now_ns)
+        while self.mind.tick(self.now_ns):
+            self._drive()
         self._drive()
 
     def _is(self, percent: int) -> bool:

@@ -177,7 +177,7 @@ def operators_of_merged_regions_stay(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Controller, "_disappear", lambda self, operator, now_ns: None)
 
     def remove(self: Controller, operator: Operator, status: Status, reason: str, now_ns: int, **_: bool) -> None:
-        del self.running[operator.region_id]
+        self._drop(operator)
         self._bury(operator, status, reason, now_ns)
 
     patch.setattr(Controller, "_remove", remove)

@@ -13,7 +13,7 @@ It decides nothing about where peers should be.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from drillyard.emulator.pd.operators import Kind, Level, Operator, Reason, Status
@@ -91,6 +91,7 @@ class Controller:
         self.running: dict[int, Operator] = {}
         self.records: deque[Operator] = deque()
         self.limits = StoreLimits()
+        self._counts: Counter[Kind] = Counter()
         self._doings = Doings()
         self._just_done: deque[tuple[int, Influence]] = deque()
 
@@ -100,7 +101,7 @@ class Controller:
 
     def count(self, kind: Kind) -> int:
         """How many run on account of a kind."""
-        return sum(1 for each in self.running.values() if each.kind.counted_as is kind)
+        return self._counts[kind]
 
     def status_of(self, region_id: int, now_ns: int) -> Operator | None:
         """The region's operator, or the last one that it had lately."""
@@ -163,6 +164,7 @@ class Controller:
             self._remove(former, Status.REPLACED, "", now_ns)
         operator.status, operator.started_ns = Status.STARTED, now_ns
         self.running[operator.region_id] = operator
+        self._counts[operator.counted_as] += 1
         self._doings.added.append(operator)
         for store_id, change in self._costs(picture, (operator,)).items():
             store = picture.store(store_id)
@@ -241,12 +243,16 @@ class Controller:
     def _remove(
         self, operator: Operator, status: Status, reason: str, now_ns: int, *, spares_related: bool = False
     ) -> None:
-        del self.running[operator.region_id]
+        self._drop(operator)
         self._bury(operator, status, reason, now_ns)
         related = self.running.get(operator.related) if operator.is_merge and not spares_related else None
         if related is not None and related.related == operator.region_id:
-            del self.running[related.region_id]
+            self._drop(related)
             self._bury(related, Status.CANCELED, Reason.RELATED_MERGE_REGION, now_ns)
+
+    def _drop(self, operator: Operator) -> None:
+        del self.running[operator.region_id]
+        self._counts[operator.counted_as] -= 1
 
     def _bury(self, operator: Operator, status: Status, reason: str, now_ns: int) -> None:
         operator.status, operator.reason, operator.ended_ns = status, reason, now_ns

@@ -106,12 +106,14 @@ class Operator:
     reason: str = ""
     related: int = 0  # the other region of a merge
     timeout_ns: int = 0
+    counted_as: Kind = Kind.NONE
     next_push_ns: int = 0
     finished_ns: list[int] = field(default_factory=list)  # of each step done
 
     def __post_init__(self) -> None:
         if Kind.ADMIN in self.kind:
             self.level = Level.URGENT
+        self.counted_as = self.kind.counted_as
         self.timeout_ns = self.timeout_ns or sum(step.timeout_ns(self.size) for step in self.steps)
 
     @property

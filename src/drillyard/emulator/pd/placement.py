@@ -17,6 +17,7 @@ the next leader what is left to do, and a step that was on its way is carried ou
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from drillyard.emulator.pd.builder import Tools
@@ -33,7 +34,7 @@ from drillyard.emulator.pd.schedulers import Scene, Schedulers
 from drillyard.emulator.pd.settings import Placing
 from drillyard.emulator.pd.steps import SECOND_NS, Influence
 
-PATROL_BATCH = 32  # regions that one tick looks at
+PATROL_BATCH = 20  # regions that one round looks at
 HEARD_PART = 0.8
 COLLECT_NS = 300 * SECOND_NS
 CHECKERS = ("learner", "replica", "rule", "split", "merge", "joint-state")
@@ -73,6 +74,7 @@ class Placement:
         self._merges: MergeChecker | None = None
         self._began_ns = 0
         self._is_prepared = False
+        self._duties: deque[str] = deque()  # what is left of a round: two of its own, then a turn of each scheduler
         self._cursor = b""
         self._patrolled_ns = 0
         self._paused: dict[str, int] = {}  # checker -> until when
@@ -88,18 +90,22 @@ class Placement:
             self._check(region, picture)
 
     def tick(self, now_ns: int) -> bool:
-        """Time passes. True means that something was begun, so that the next tick should be soon."""
+        """Time passes: one duty of a round is done. True means that the round has more of them, due at once."""
+        if not self._duties:
+            self.schedulers.follow(self._cluster.settings)
+            self._duties.extend(("push", "patrol", *self.schedulers.all))
+        duty = self._duties.popleft()
         picture = self.picture(now_ns)
-        self.controller.push(picture)
-        if not self.is_prepared(now_ns):
-            return False
-        before = set(self.controller.running)
-        if now_ns - self._patrolled_ns >= picture.placing.patrol_region_interval:
+        if duty == "push":
+            self.controller.push(picture)
+            if not self.is_prepared(now_ns):
+                self._duties.clear()
+        elif duty != "patrol":
+            self.schedulers.run(duty, self._scene(picture))
+        elif now_ns - self._patrolled_ns >= picture.placing.patrol_region_interval:
             self._patrolled_ns = now_ns
             self._patrol(picture)
-        self.schedulers.follow(self._cluster.settings)
-        self.schedulers.run(self._scene(picture))
-        return not before.issuperset(self.controller.running)
+        return bool(self._duties)
 
     def record_split(self, region_ids: list[int], now_ns: int) -> None:
         """Ids were given out for splitting the first of these into itself and the others."""

@@ -455,8 +455,10 @@ class Schedulers:
         span = self._paused.get(name)
         return span if span is not None and now_ns < span[1] else None
 
-    def run(self, scene: Scene) -> None:
-        for scheduler in self.all.values():
-            if self.pause_of(scheduler.name, scene.picture.now_ns) is None and scheduler.is_due(scene):
-                for operator in scheduler.run(scene):
-                    scene.controller.add(scene.picture, operator)
+    def run(self, name: str, scene: Scene) -> None:
+        """One scheduler's turn, if it is its time and nobody paused it."""
+        scheduler = self.all.get(name)
+        if scheduler is None or self.pause_of(name, scene.picture.now_ns) is not None or not scheduler.is_due(scene):
+            return
+        for operator in scheduler.run(scene):
+            scene.controller.add(scene.picture, operator)
