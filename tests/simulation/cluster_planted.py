@@ -1,0 +1,244 @@
+"""Bugs to plant in the store and in PD: each is one patch that breaks one rule, as somebody might break it by mistake.
+
+`expected` names the invariants by which the simulation may notice it, `seeds` how many it may need: several times what
+it needed when it was written, because any change of the code gives every seed another course.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from drillyard.emulator.pd.cluster import Cluster, RegionTree
+from drillyard.emulator.pd.outcomes import Outcome
+from drillyard.emulator.pd.timestamps import Oracle, Stamp
+from drillyard.emulator.raft import Raft, Ready, Role
+from drillyard.emulator.simulation.clusters import Scale
+from drillyard.emulator.simulation.pds import PdMember
+from drillyard.emulator.simulation.stores import StoreMember
+from drillyard.emulator.store import replica as replicas
+from drillyard.emulator.store.commands import Written
+from drillyard.emulator.store.replica import Context, Readable, Replica
+from drillyard.emulator.store.store import Step, Store
+from drillyard.wire import drillpb, metapb
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+DATA = frozenset({"equal replicas", "linearizable history", "the store stopped itself", "one leader a term"})
+PEERS = frozenset({"a destroyed peer stays dead", "no living peer is destroyed", "a peer id names one replica"})
+RANGES = frozenset({"one range a version", "ranges tile the key space", "no overlap on a store"})
+LIVENESS = frozenset({"liveness"})
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    name: str
+    patch: Patch
+    seeds: int
+    expected: frozenset[str]
+    scale: Scale | None = None
+
+
+# ---- stores ----
+
+
+def _tombstone_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Store._bury
+
+    def bury(store: Store, *arguments: Any) -> Any:
+        said = rightly(store, *arguments)
+        store.tombstones.clear()
+        return said
+
+    monkeypatch.setattr(Store, "_bury", bury)
+
+
+def _read_index_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_once(replica: Replica, box: object) -> None:
+        if replica._unasked and replica.raft.role is Role.LEADER:
+            reads, replica._unasked = replica._unasked, []
+            replica._confirmed.append((replica.raft.applied, reads))
+
+    monkeypatch.setattr(Replica, "_ask_reads", at_once)
+
+
+def _stale_peer_answers_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Store.read
+
+    def read(store: Store, ticket: Any, context: Context) -> Any:
+        replica = store.replicas.get(context.region_id)
+        if replica is None or replica.is_destroyed or replica.is_installing or not replica.raft.leader:
+            return rightly(store, ticket, context)
+        ticket(Readable(replica.region))
+        return None
+
+    monkeypatch.setattr(Store, "read", read)
+
+
+def _acknowledged_when_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Replica.write
+
+    def write(replica: Replica, ticket: Any, context: Context, command: Any) -> Any:
+        error = rightly(replica, ticket, context, command)
+        if error is None and replica._pending and replica._pending[-1].ticket is ticket:
+            ticket(Written())
+        return error
+
+    monkeypatch.setattr(Replica, "write", write)
+
+
+def _acknowledged_before_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Raft.ready
+
+    def ready(raft: Raft) -> Ready:
+        due = rightly(raft)
+        return replace(due, messages=due.messages + due.deferred, deferred=())
+
+    monkeypatch.setattr(Raft, "ready", ready)
+
+
+def _step_at_a_wrong_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Store.obey
+
+    def obey(store: Store, step: Step) -> str:
+        replica = store.replicas.get(step.region_id)
+        return rightly(store, step if replica is None else replace(step, epoch=replica.region.epoch))
+
+    monkeypatch.setattr(Store, "obey", obey)
+
+
+def _write_at_a_wrong_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = replicas.apply_write
+
+    def apply(record: drillpb.Command, region: Any, *arguments: Any) -> Any:
+        record.version = region.epoch.version
+        return rightly(record, region, *arguments)
+
+    monkeypatch.setattr(replicas, "apply_write", apply)
+
+
+def _living_peer_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is not known is told to leave, though it may only be too new to be known."""
+
+    def is_out(envelope: Any, replica: Replica) -> bool:
+        return replica.region.is_initialized and replica.region.peer(envelope.sender.id) is None
+
+    monkeypatch.setattr(Store, "_is_out", staticmethod(is_out))
+    monkeypatch.setattr(Store, "_leave", lambda store, envelope: _destroy(store, envelope))
+
+
+def _destroy(store: Store, envelope: Any) -> None:
+    replica = store.replicas.get(envelope.region_id)
+    if replica is not None and replica.me.id == envelope.to.id and not replica.is_installing:
+        store._destroy(replica)
+
+
+def _snapshot_over_another_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "_has_room_for", lambda store, envelope: True)
+
+
+def _applied_before_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index is in a batch of its own, before the pairs: a crash between the two loses them for ever."""
+    rightly = StoreMember._write
+
+    def write(member: StoreMember, work: Any) -> None:
+        disk = member.disk
+        if work.applied and not work.destroyed and not work.install and disk._open:
+            pairs, disk._open = disk._open, []
+            disk.write("applied", work.region.id, work.applied)
+            disk.end_batch()
+            disk._open = pairs
+        rightly(member, work)
+
+    monkeypatch.setattr(StoreMember, "_write", write)
+
+
+def _no_snapshot_for_who_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replica, "_snapshots", lambda replica, ready: ())
+
+
+def _snapshot_of_a_later_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The view is taken when the transfer has begun, not with the batch."""
+    rightly = StoreMember._send_snapshot
+
+    def send(member: StoreMember, envelope: Any) -> None:
+        member.later(20_000, lambda: rightly(member, envelope))
+
+    monkeypatch.setattr(StoreMember, "_send_snapshot", send)
+
+
+# ---- PD ----
+
+
+def _ids_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window of a new leader is not agreed on."""
+    rightly = Cluster._lead
+
+    def lead(cluster: Cluster, command: drillpb.PdLead) -> Outcome:
+        before = cluster.ids_end
+        outcome = rightly(cluster, command)
+        cluster.ids_end = max(before, command.ids + 1)
+        return outcome
+
+    monkeypatch.setattr(Cluster, "_lead", lead)
+
+
+def _bound_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cluster, "_raise_bound_ms", lambda cluster, bound_ms: Outcome(bound_ms))
+
+
+def _leader_starts_by_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Cluster._lead
+
+    def lead(cluster: Cluster, command: drillpb.PdLead) -> Outcome:
+        cluster.bound_ms = 0
+        return rightly(cluster, command)
+
+    monkeypatch.setattr(Cluster, "_lead", lead)
+
+
+def _stamps_follow_the_clock_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Oracle.grant
+
+    def grant(oracle: Oracle, count: int, now_ms: int) -> Stamp | None:
+        if now_ms < oracle._physical:
+            oracle._physical, oracle._logical = now_ms, 0
+        return rightly(oracle, count, now_ms)
+
+    monkeypatch.setattr(Oracle, "grant", grant)
+
+
+def _stamps_without_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PdMember, "_confirm", lambda pd, call: call())
+
+
+def _older_heartbeat_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_staleness(tree: RegionTree, region: metapb.Region) -> str:
+        return ""
+
+    monkeypatch.setattr(RegionTree, "staleness", no_staleness)
+
+
+PLANTED = (
+    Planted("tombstone forgotten", _tombstone_forgotten, 100, PEERS),
+    Planted("read index skipped", _read_index_skipped, 200, DATA),
+    Planted("stale peer answers reads", _stale_peer_answers_reads, 60, DATA),
+    Planted("acknowledged when proposed", _acknowledged_when_proposed, 60, DATA),
+    Planted("acknowledged before sync", _acknowledged_before_sync, 200, DATA),
+    Planted("step obeyed at a wrong epoch", _step_at_a_wrong_epoch, 200, PEERS | DATA | LIVENESS),
+    Planted("write applied at a wrong version", _write_at_a_wrong_version, 200, DATA),
+    Planted("living peer collected", _living_peer_collected, 100, PEERS),
+    Planted("snapshot over another region", _snapshot_over_another_region, 200, RANGES | DATA),
+    Planted("applied index before the data", _applied_before_data, 200, DATA),
+    Planted("no snapshot for who needs it", _no_snapshot_for_who_needs_it, 20, LIVENESS),
+    Planted("snapshot of a later state", _snapshot_of_a_later_state, 200, DATA),
+    Planted("ids given again", _ids_given_again, 60, PEERS | {"no id is given twice"}),
+    Planted("timestamp bound not kept", _bound_not_kept, 200, frozenset({"timestamps rise"})),
+    Planted("PD leader starts by its clock", _leader_starts_by_its_clock, 100, frozenset({"timestamps rise"})),
+    Planted("timestamps follow the clock back", _stamps_follow_the_clock_back, 60, frozenset({"timestamps rise"})),
+    Planted("timestamps without a round", _stamps_without_a_round, 200, frozenset({"timestamps rise"})),
+    Planted("older heartbeat taken", _older_heartbeat_taken, 200, frozenset({"PD never goes back"})),
+)
