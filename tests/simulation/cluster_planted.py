@@ -19,7 +19,7 @@ from drillyard.emulator.raft import Raft, Ready, Role
 from drillyard.emulator.simulation.clusters import Scale
 from drillyard.emulator.simulation.pds import PdMember
 from drillyard.emulator.simulation.stores import StoreMember
-from drillyard.emulator.store import replica as replicas
+from drillyard.emulator.store import commands
 from drillyard.emulator.store.commands import Written
 from drillyard.emulator.store.replica import Context, Readable, Replica
 from drillyard.emulator.store.store import Step, Store
@@ -72,6 +72,7 @@ def _stale_peer_answers_reads(monkeypatch: pytest.MonkeyPatch) -> None:
         replica = store.replicas.get(context.region_id)
         if replica is None or replica.is_destroyed or replica.is_installing or not replica.raft.leader:
             return rightly(store, ticket, context)
+        assert callable(ticket)
         ticket(Readable(replica.region))
         return None
 
@@ -83,7 +84,8 @@ def _acknowledged_when_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def write(replica: Replica, ticket: Any, context: Context, command: Any) -> Any:
         error = rightly(replica, ticket, context, command)
-        if error is None and replica._pending and replica._pending[-1].ticket is ticket:
+        is_proposed = error is None and replica._pending and replica._pending[-1].ticket == ticket
+        if is_proposed:
             ticket(Written())
         return error
 
@@ -111,13 +113,13 @@ def _step_at_a_wrong_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _write_at_a_wrong_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    rightly = replicas.apply_write
+    rightly = commands.apply_write
 
     def apply(record: drillpb.Command, region: Any, *arguments: Any) -> Any:
         record.version = region.epoch.version
         return rightly(record, region, *arguments)
 
-    monkeypatch.setattr(replicas, "apply_write", apply)
+    monkeypatch.setattr("drillyard.emulator.store.replica.apply_write", apply)
 
 
 def _living_peer_collected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ class Client(Member):
     def _begin(self) -> None:
         dice = self.world.dice
         kind = dice.pick(KINDS)
-        if not self.world.is_stormy:  # what is not served yet comes first
+        if not self.world.is_busy:  # what is not served yet comes first
             kind = next((each for each in ("put", "get", "stamp") if each not in self.served.kinds), "")
             if not kind:
                 self.later(500 * MILLISECOND_US, self._begin)
@@ -189,7 +189,7 @@ class Client(Member):
         self.world.note(f"{self} {task.kind} {outcome}")
         if outcome == "ok":
             self.served.kinds.add("put" if task.kind == "batch" else task.kind)
-        self.later(self.world.dice.below(60 * MILLISECOND_US), self._begin)
+        self.later(self.world.dice.below(100 * MILLISECOND_US), self._begin)
 
     def _keys(self, task: Task) -> tuple[bytes, ...]:
         if task.kind == "stamp":

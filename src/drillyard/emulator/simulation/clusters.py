@@ -103,14 +103,16 @@ class Simulation:
             world.after(world.dice.below(300 * MILLISECOND_US), store.start)
         if not world.run(scale.founding_s * SECOND_US, self._is_founded, TICK_US):
             raise Violation("liveness", "the cluster is not founded in calm weather")
-        world.tell("the storm begins")
-        world.weather, world.is_stormy = self._weather, True
         for client in self.clients:
             client.start()
+        world.is_busy = True
+        world.run(world.now_us + world.dice.pick((0, 1_000, 2_500)) * MILLISECOND_US)
+        world.tell("the storm begins")
+        world.weather, world.is_stormy = self._weather, True
         self.mishaps.start()
         world.run(world.now_us + scale.storm_s * SECOND_US)
         world.tell("the world is healed")
-        world.weather, world.is_stormy = CALM, False
+        world.weather, world.is_stormy, world.is_busy = CALM, False, False
         self.mishaps.heal()
         for client in self.clients:
             client.served.kinds.clear()
@@ -145,8 +147,8 @@ class Simulation:
         dice = self.world.dice
         settings = Settings(
             raft=Options(
-                election_ticks=10,
-                heartbeat_ticks=2,
+                election_ticks=dice.pick((4, 6, 10)),
+                heartbeat_ticks=dice.pick((1, 2)),
                 max_append_bytes=dice.pick((1, 500, 1 << 20)),
                 max_inflight=dice.pick((1, 3, 256)),
                 max_committed_bytes=dice.pick((1, 1, 1 << 20)),
@@ -158,7 +160,9 @@ class Simulation:
             log_gc_count_limit=dice.pick((10, 100)),
         )
         pd_settings = replace(_PD_OPTIONS, max_store_down_ns=dice.pick((4, 30, 1800)) * 10**9)
-        return Stage(self.world, Network(self.world), Witness(), settings, pd_settings, Options(10, 2))
+        return Stage(
+            self.world, Network(self.world), Witness(), settings, pd_settings, Options(dice.pick((4, 6, 10)), 2)
+        )
 
     def _draw_weather(self) -> Weather:
         dice = self.world.dice
@@ -169,7 +173,7 @@ class Simulation:
             doubling=dice.pick((0, 20, 200)),
             delay_us=dice.pick((1_000, 5_000, 30_000)),
             straggling=dice.pick((0, 20, 100)),
-            mishap_every_ms=dice.pick((80, 200, 500)),
+            mishap_every_ms=dice.pick((100, 250, 700)),
             ambush=dice.pick((0, 100, 400)),
             turn_us=dice.pick((200, 3_000)),
             sync_us=dice.pick((500, 8_000, 60_000)),

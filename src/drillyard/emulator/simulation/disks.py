@@ -154,9 +154,11 @@ class Syncer:
 
     def _begin(self) -> None:
         upto = self._disk.written
+        if upto == self._disk.synced:
+            self._end(upto)
+            return
         world = self._member.world
-        delay_us = 0 if upto == self._disk.synced else 20 + world.dice.below(world.weather.sync_us)
-        self._member.later(delay_us, lambda: self._end(upto))
+        self._member.later(20 + world.dice.below(world.weather.sync_us), lambda: self._end(upto))
 
     def _end(self, upto: int) -> None:
         self._disk.make_durable(upto)

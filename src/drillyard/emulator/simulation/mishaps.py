@@ -10,7 +10,7 @@ or knew it a while ago. It does not care whether they make sense.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from drillyard.emulator.raft.types import ChangeKind
@@ -44,16 +44,19 @@ class Mishaps:
 
     def start(self) -> None:
         self._world.after(self._delay_us(), self._strike)
+        self._operator.start()
 
     def _draw(self) -> tuple[Callable[[], None], ...]:
         dice = self._world.dice
         kinds = (
             *(self._cut_in_two, self._isolate, self._cut_one_way, self._mend),
-            *(self._crash_store, self._crash_pd, self._cut_power, self._stall, self._restart),
-            *(self._jump_clock, self._move_pd_leader),
+            *(self._crash_store, self._crash_pd, self._crash_leader, self._stall, self._restart),
+            *(self._isolate_leader, self._jump_clock, self._move_pd_leader),
         )
         drawn = tuple(kind for kind in kinds for _ in range(dice.pick((0, 0, 1, 3))))
-        return (*drawn, *([self._operator.act] * dice.pick((1, 4, 12))), self._mend, self._restart)
+        if dice.happens(200):
+            drawn = (*drawn, self._cut_power)
+        return (*drawn, self._mend, self._restart)
 
     def _delay_us(self) -> int:
         return (1 + self._world.dice.below(2 * self._world.weather.mishap_every_ms)) * MILLISECOND_US
@@ -81,9 +84,9 @@ class Mishaps:
         elif kind == 1:
             self._stall_one(member)
         elif kind == 2:
-            self._cut_around([member])
+            self._cut_around([member, *self._some(self._clients)])
         else:
-            self._cut_around([member, *self._some(self._servers())])
+            self._cut_around([member, *self._some(self._everybody())])
 
     # ---- links ----
 
@@ -93,7 +96,7 @@ class Mishaps:
     def _everybody(self) -> list[Member]:
         return [*self._servers(), *self._clients]
 
-    def _some(self, members: list[Server]) -> list[Member]:
+    def _some(self, members: Sequence[Member]) -> list[Member]:
         return [member for member in members if self._world.dice.happens(500)]
 
     def _cut_around(self, side: list[Member]) -> None:
@@ -109,7 +112,13 @@ class Mishaps:
         self._cut_around([member for member in self._everybody() if self._world.dice.happens(500)])
 
     def _isolate(self) -> None:
-        self._cut_around([self._world.dice.pick(self._servers())])
+        self._cut_around([self._world.dice.pick(self._servers()), *self._some(self._clients)])
+
+    def _isolate_leader(self) -> None:
+        """With some clients, who then go on talking to it."""
+        leader = self._some_leader()
+        if leader is not None:
+            self._cut_around([leader, *self._some(self._clients)])
 
     def _cut_one_way(self) -> None:
         one, other = self._world.dice.pick(self._servers()), self._world.dice.pick(self._servers())
@@ -127,6 +136,17 @@ class Mishaps:
 
     def _crash_pd(self) -> None:
         self._crash(self._world.dice.pick(list(self._stage.pds.values())))
+
+    def _crash_leader(self) -> None:
+        leader = self._some_leader()
+        if leader is not None:
+            self._crash(leader)
+
+    def _some_leader(self) -> Server | None:
+        """A store that leads some region, or the PD that leads."""
+        leaders: list[Server] = [pd for pd in self._stage.pds.values() if pd.is_up and pd.lead is not None]
+        leaders += [store for store in self._stage.stores if store.leads_any]
+        return self._world.dice.pick(leaders) if leaders else None
 
     def _crash(self, member: Server) -> None:
         if not member.is_up:
@@ -191,9 +211,16 @@ class Operator:
         self._stage = stage
         self._dice = stage.world.dice
         self._known: list[tuple[Region, Peer]] = []  # what PD said, the last of it at the end
+        self._every_ms = stage.world.dice.pick((80, 250, 1_000))
         self.steps = 0
 
-    def act(self) -> None:
+    def start(self) -> None:
+        world = self._stage.world
+        if world.is_stormy:
+            self._act()
+            world.after((1 + self._dice.below(2 * self._every_ms)) * MILLISECOND_US, self.start)
+
+    def _act(self) -> None:
         self._look()
         if not self._known:
             return

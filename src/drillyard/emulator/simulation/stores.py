@@ -65,6 +65,10 @@ class StoreMember(Member):
         self.store_id = 0
         self._stage = stage
 
+    @property
+    def leads_any(self) -> bool:
+        return self.store is not None and any(replica.is_leader for replica in self.store.replicas.values())
+
     # ---- life ----
 
     def start(self) -> None:

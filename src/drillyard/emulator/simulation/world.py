@@ -48,6 +48,7 @@ class World:
         self.now_us = 0
         self.weather = CALM
         self.is_stormy = False
+        self.is_busy = False  # clients do all that they do, and not only what they must
         self.events = 0
         self.tale: list[tuple[int, str]] = []
         self.ambush: Callable[[str, Member], None] = lambda occasion, member: None
