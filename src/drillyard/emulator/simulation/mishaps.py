@@ -21,10 +21,11 @@ from drillyard.emulator.simulation.stores import StoreMember
 from drillyard.emulator.simulation.world import MILLISECOND_US, SECOND_US, Member
 from drillyard.emulator.store.commands import unpack_peer
 from drillyard.emulator.store.region import Peer, PeerChange, PeerRole, Region
-from drillyard.emulator.store.store import ChangePeers, Split, Step, TransferLeader
+from drillyard.emulator.store.store import ChangePeers, Merge, Split, Step, TransferLeader
 from drillyard.emulator.tikv.records import unpack_region
 
 Server = PdMember | StoreMember
+KINDS = ("split", "split", "split", "merge", "merge", "transfer", "move", "move", "add", "remove", "promote")
 
 
 class Mishaps:
@@ -251,8 +252,11 @@ class Operator:
                 self._known.append((unpack_region(meta), unpack_peer(leader)))
         del self._known[:-40]
 
-    def _action(self, region: Region, leader: Peer) -> ChangePeers | TransferLeader | Split | None:
-        kind = self._dice.pick(("split", "split", "transfer", "move", "move", "add", "remove", "promote"))
+    def _action(self, region: Region, leader: Peer) -> ChangePeers | TransferLeader | Split | Merge | None:
+        kind = self._dice.pick(KINDS)
+        if kind == "merge":
+            near = [other for other, _ in self._known if other.id != region.id and _are_neighbours(region, other)]
+            return Merge(near[-1]) if near else None
         if region.is_joint and kind not in ("split", "transfer"):
             return ChangePeers(())
         if kind == "split":
@@ -283,3 +287,7 @@ class Operator:
             return None
         peer = Peer(ids[0], self._dice.pick(free), PeerRole.LEARNER)
         return ChangePeers((PeerChange(ChangeKind.ADD_LEARNER, peer),))
+
+
+def _are_neighbours(one: Region, other: Region) -> bool:
+    return bool(one.end and one.end == other.start) or bool(other.end and other.end == one.start)

@@ -174,7 +174,11 @@ class PdMember(Member):
         if stale := self.cluster.regions.staleness(region):
             reply(self._answer(refusal=stale))
             return
-        self.give_ids(count * (1 + len(region.peers)), reply)
+        width = 1 + len(region.peers)
+        ids = self.take_ids(count * width)
+        if self.lead is not None and ids:
+            self.lead.coordinator.placement.record_split([region.id, *ids[::width]], self.now_ns)
+        reply(self._answer(ids, "" if ids else "no ids at hand"))
 
     def is_bootstrapped(self, reply: Reply) -> None:
         reply(self._answer(self.cluster.bootstrapped))
@@ -200,6 +204,11 @@ class PdMember(Member):
             if region is not None:
                 found = (region, self.lead.coordinator.reports.leader_of(region))
         reply(self._answer(found))
+
+    def find(self, region_id: int, key: bytes, reply: Reply) -> None:
+        """The region of that id and the one that has the key, if they are known."""
+        regions = self.cluster.regions
+        reply(self._answer((regions.get(region_id), regions.find(key)) if self.lead is not None else None))
 
     def timestamp(self, count: int, floor: tuple[int, int], reply: Reply) -> None:
         lead = self.lead

@@ -42,13 +42,14 @@ from drillyard.emulator.store.store import (
     beginning,
     first_region,
 )
-from drillyard.emulator.tikv.records import pack_region
+from drillyard.emulator.tikv.records import pack_region, unpack_region
 from drillyard.emulator.tikv.steps import step_of
 from drillyard.wire import drillpb, metapb, pdpb
 
 NORMAL, INSTALLING, TOMBSTONE = "normal", "installing", "tombstone"
 RETRY_US = 300 * MILLISECOND_US
 MEASURE_US = 1_000 * MILLISECOND_US
+VALIDATE_US = 2_000 * MILLISECOND_US
 PART_PAIRS = 3  # of one part of a snapshot: small, so that an installation has many batches
 Parts = tuple[tuple[tuple[Family, bytes, bytes], ...], ...]
 
@@ -196,6 +197,7 @@ class StoreMember(Member):
         self.later(self.world.dice.below(STORE_PERIOD_US), self._beat)
         self.later(self.world.dice.below(REGION_PERIOD_US), self._report_all)
         self.later(MEASURE_US, self._measure)
+        self.later(VALIDATE_US, self._validate)
         command = drillpb.PdCommand(put_store=self._meta())
         self._register(command)
 
@@ -333,6 +335,20 @@ class StoreMember(Member):
             self.obey(replace(step, action=replace(split, parts=parts)))
 
         self._ask(lambda pd, reply: pd.ask_split(meta, count, reply), given)
+
+    def _validate(self) -> None:
+        """Asks PD about replicas that have heard no leader for long."""
+        self.later(VALIDATE_US, self._validate)
+        assert self.store is not None
+        for region, peer_id in self.store.leaderless():
+            self._ask(partial(_find, region), partial(self._validated, region.id, peer_id))
+
+    def _validated(self, region_id: int, peer_id: int, answer: PdAnswer) -> None:
+        if self.store is None or answer.value is None:
+            return
+        known, covering = (None if meta is None else unpack_region(meta) for meta in answer.value)
+        store = self.store
+        self._guard(lambda: store.validate(region_id, peer_id, known, covering))
 
     # ---- clients ----
 
@@ -539,8 +555,7 @@ class StoreMember(Member):
 
     def _persisted(self, work: RegionReady) -> None:
         assert work.ready is not None
-        if work.destroyed:
-            self._destroyed(work)
+        self._destroyed(work)
         for envelope in work.deferred:
             self._send(envelope)
         if self.store is not None:
@@ -548,7 +563,10 @@ class StoreMember(Member):
             self._guard(lambda: store.persisted(work.region.id, work.peer_id, number))
 
     def _destroyed(self, work: RegionReady) -> None:
-        self._stage.witness.see_destroyed(self.store_id, work.region.id, work.peer_id)
+        """What the batch put an end to is dead for ever."""
+        gone = [*work.merged, *([(work.region, work.peer_id)] if work.destroyed else [])]
+        for region, peer_id in gone:
+            self._stage.witness.see_destroyed(self.store_id, region.id, peer_id)
 
     # ---- the witness ----
 
@@ -565,6 +583,8 @@ class StoreMember(Member):
         if work.has_record or work.made:
             witness.see_regions((*(made.region for made in work.made), region))
             witness.see_store(self.store_id, (replica.region for replica in store.replicas.values()))
+            for source, peer_id in work.merged:
+                self.world.tell(f"{self} has peer {peer_id} of region {source.id} merged into region {region.id}")
             if region.is_initialized:
                 self.world.tell(f"{self} has {_show(region)} as of {work.applied}")
         if work.applied and not work.install:
@@ -596,6 +616,10 @@ def _show(region: Region) -> str:
 
 def _hear_region(request: pdpb.RegionHeartbeatRequest, pd: PdMember, reply: Callable[[PdAnswer], None]) -> None:
     pd.hear_region(request, reply)
+
+
+def _find(region: Region, pd: PdMember, reply: Callable[[PdAnswer], None]) -> None:
+    pd.find(region.id, region.start, reply)
 
 
 def _request(report: RegionReport) -> pdpb.RegionHeartbeatRequest:
