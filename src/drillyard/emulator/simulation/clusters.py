@@ -160,6 +160,7 @@ class Simulation:
             log_gc_count_limit=dice.pick((10, 100)),
             merge_check_ticks=dice.pick((2, 10)),
             leader_missing_ticks=50,
+            hibernate=dice.happens(500),
         )
         pd_settings = replace(_PD_OPTIONS, max_store_down_ns=dice.pick((4, 30, 1800)) * 10**9)
         return Stage(

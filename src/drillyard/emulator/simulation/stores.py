@@ -20,6 +20,7 @@ from drillyard.emulator.simulation.pds import PdAnswer, PdMember
 from drillyard.emulator.simulation.stage import REGION_PERIOD_US, STORE_PERIOD_US, TICK_US, Stage
 from drillyard.emulator.simulation.world import MILLISECOND_US, Member
 from drillyard.emulator.store.commands import CompareAndSwap, Write, pack_peer
+from drillyard.emulator.store.neighbours import Pulse
 from drillyard.emulator.store.region import Part, Peer, Region, configuration_of
 from drillyard.emulator.store.replica import (
     FIRST_STATE,
@@ -393,8 +394,27 @@ class StoreMember(Member):
 
     def _send(self, envelope: Envelope) -> None:
         to = self._stage.store(envelope.to.store_id)
+        if to is None:
+            return
+        self._stage.network.send(self, to, lambda: to.hear(envelope))
+        if not to.is_up or self._stage.network.is_cut(self, to):
+            self._miss(to)
+
+    def _miss(self, to: StoreMember) -> None:
+        """A connection that broke may be noticed, and only some of the time."""
+        store = self.store
+        if store is not None and self.world.dice.happens(100):
+            self.soon(lambda: self._guard(lambda: store.report_unreachable(to.store_id)))
+
+    def _send_pulse(self, pulse: Pulse) -> None:
+        to = self._stage.store(pulse.to)
         if to is not None:
-            self._stage.network.send(self, to, lambda: to.hear(envelope))
+            self._stage.network.send(self, to, lambda: to.hear_pulse(pulse))
+
+    def hear_pulse(self, pulse: Pulse) -> None:
+        store = self.store
+        if store is not None:
+            self._guard(lambda: store.hear(pulse))
 
     def _send_snapshot(self, envelope: Envelope) -> None:
         """The view is taken now; it travels for a while."""
@@ -488,6 +508,8 @@ class StoreMember(Member):
                 self._carry_out(said)
         except (ProtocolBroken, AssertionError, ValueError) as broken:
             raise Violation("the store stopped itself", f"{self}: {broken!r}") from broken
+        for pulse in store.take_pulses():
+            self._send_pulse(pulse)
         due = store.reports_due()
         if due:
             self._report(due)
