@@ -6,7 +6,7 @@ it needed when it was written, because any change of the code gives every seed a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,17 +19,22 @@ from drillyard.emulator.raft import Raft, Ready, Role
 from drillyard.emulator.simulation.clusters import Scale
 from drillyard.emulator.simulation.pds import PdMember
 from drillyard.emulator.simulation.stores import StoreMember
-from drillyard.emulator.store import commands
+from drillyard.emulator.simulation.world import Weather
+from drillyard.emulator.store import commands, merging
 from drillyard.emulator.store.commands import Written
+from drillyard.emulator.store.region import Epoch, Region
 from drillyard.emulator.store.replica import Context, Readable, Replica
 from drillyard.emulator.store.store import Step, Store
 from drillyard.wire import drillpb, metapb
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
-DATA = frozenset({"equal replicas", "linearizable history", "the store stopped itself", "one leader a term"})
-PEERS = frozenset({"a destroyed peer stays dead", "no living peer is destroyed", "a peer id names one replica"})
-RANGES = frozenset({"one range a version", "ranges tile the key space", "no overlap on a store"})
+STOPPED = frozenset({"the store stopped itself", "PD stopped itself", "a member stopped itself"})
+DATA = frozenset({"equal replicas", "linearizable history", "one leader a term"}) | STOPPED
+PEERS = (
+    frozenset({"a destroyed peer stays dead", "no living peer is destroyed", "a peer id names one replica"}) | STOPPED
+)
+RANGES = frozenset({"one range a version", "ranges tile the key space", "no overlap on a store"}) | STOPPED
 LIVENESS = frozenset({"liveness"})
 
 
@@ -40,6 +45,20 @@ class Planted:
     seeds: int
     expected: frozenset[str]
     scale: Scale | None = None
+
+
+# Where a bug needs a rare coincidence, the simulation looks for that kind of trouble; a sound cluster must survive it.
+DEPOSED = Scale(
+    weather=Weather(delay_us=1_000, mishap_every_ms=700),
+    mishaps=("stall_leader", "stall_leader", "isolate_leader", "mend", "restart"),
+)
+POWER_CUTS = Scale(
+    weather=Weather(delay_us=1_000, mishap_every_ms=400, sync_us=60_000),
+    mishaps=("cut_power", "crash_leader", "crash_store", "restart", "restart"),
+)
+SPLITS = Scale(
+    stores=3, weather=Weather(delay_us=5_000, mishap_every_ms=500), mishaps=("mend", "isolate", "crash_store")
+)
 
 
 # ---- stores ----
@@ -172,6 +191,30 @@ def _snapshot_of_a_later_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StoreMember, "_send_snapshot", send)
 
 
+def _administration_at_a_wrong_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Splits and merges are applied whatever has happened to the region since they were proposed."""
+    monkeypatch.setattr(Replica, "_is_late", lambda replica, record, what, box: False)
+
+
+def _merge_without_catching_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target takes over what the source holds on this store, whether or not that is all."""
+
+    def has_source(replica: Replica, record: drillpb.Command, here: Mapping[int, Replica]) -> bool:
+        source = here.get(record.commit_merge.source.id)
+        return source is None or not (source.is_installing or source.is_destroyed)
+
+    monkeypatch.setattr(Replica, "_has_source", has_source)
+
+
+def _source_takes_late_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A region that is being merged keeps its version, so what was proposed before has an effect."""
+
+    def ended(source: Region) -> Region:
+        return replace(source, epoch=Epoch(source.epoch.version, source.epoch.conf_ver + 1))
+
+    monkeypatch.setattr(merging, "ended", ended)
+
+
 # ---- PD ----
 
 
@@ -226,21 +269,24 @@ def _older_heartbeat_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 PLANTED = (
     Planted("tombstone forgotten", _tombstone_forgotten, 100, PEERS),
-    Planted("read index skipped", _read_index_skipped, 200, DATA),
+    Planted("read index skipped", _read_index_skipped, 100, DATA, DEPOSED),
     Planted("stale peer answers reads", _stale_peer_answers_reads, 60, DATA),
     Planted("acknowledged when proposed", _acknowledged_when_proposed, 60, DATA),
-    Planted("acknowledged before sync", _acknowledged_before_sync, 200, DATA),
+    Planted("acknowledged before sync", _acknowledged_before_sync, 100, DATA, POWER_CUTS),
     Planted("step obeyed at a wrong epoch", _step_at_a_wrong_epoch, 200, PEERS | DATA | LIVENESS),
-    Planted("write applied at a wrong version", _write_at_a_wrong_version, 200, DATA),
+    Planted("write applied at a wrong version", _write_at_a_wrong_version, 60, DATA | RANGES, SPLITS),
     Planted("living peer collected", _living_peer_collected, 100, PEERS),
     Planted("snapshot over another region", _snapshot_over_another_region, 200, RANGES | DATA),
-    Planted("applied index before the data", _applied_before_data, 200, DATA),
+    Planted("applied index before the data", _applied_before_data, 60, DATA, POWER_CUTS),
     Planted("no snapshot for who needs it", _no_snapshot_for_who_needs_it, 20, LIVENESS),
     Planted("snapshot of a later state", _snapshot_of_a_later_state, 200, DATA),
+    Planted("administration at a wrong epoch", _administration_at_a_wrong_epoch, 100, RANGES | DATA | PEERS, SPLITS),
+    Planted("merge without catching up", _merge_without_catching_up, 100, RANGES | DATA | PEERS, SPLITS),
+    Planted("source of a merge takes late writes", _source_takes_late_writes, 100, RANGES | DATA | LIVENESS, SPLITS),
     Planted("ids given again", _ids_given_again, 60, PEERS | {"no id is given twice"}),
     Planted("timestamp bound not kept", _bound_not_kept, 200, frozenset({"timestamps rise"})),
     Planted("PD leader starts by its clock", _leader_starts_by_its_clock, 100, frozenset({"timestamps rise"})),
     Planted("timestamps follow the clock back", _stamps_follow_the_clock_back, 60, frozenset({"timestamps rise"})),
-    Planted("timestamps without a round", _stamps_without_a_round, 200, frozenset({"timestamps rise"})),
+    Planted("timestamps without a round", _stamps_without_a_round, 100, frozenset({"timestamps rise"}), DEPOSED),
     Planted("older heartbeat taken", _older_heartbeat_taken, 200, frozenset({"PD never goes back"})),
 )

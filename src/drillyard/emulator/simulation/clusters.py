@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from drillyard.emulator.pd.config import Options as PdOptions
-from drillyard.emulator.raft.types import Options
+from drillyard.emulator.raft.types import Options, ProtocolBroken
 from drillyard.emulator.simulation.clients import Call, Client
 from drillyard.emulator.simulation.invariants import Witness
 from drillyard.emulator.simulation.mishaps import Mishaps
@@ -45,6 +45,7 @@ class Scale:
     storm_s: int = 6
     healing_s: int = 60  # at most; it ends as soon as the cluster has converged
     weather: Weather | None = None
+    mishaps: tuple[str, ...] | None = None  # names of `Mishaps`' methods for misfortunes, without the underscore
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,14 @@ class Simulation:
         stores = self.scale.stores or self.world.dice.pick((3, 3, 4, 5))
         self.stage.stores += [StoreMember(slot, self.stage) for slot in range(1, stores + 1)]
         self.clients = [Client(number, self.stage) for number in range(1, self.scale.clients + 1)]
-        self.mishaps = Mishaps(self.stage, self.clients)
+        self.mishaps = Mishaps(self.stage, self.clients, self.scale.mishaps)
 
     def run(self) -> Outcome:
         try:
-            self._live()
+            try:
+                self._live()
+            except ProtocolBroken as broken:
+                raise Violation("a member stopped itself", str(broken)) from broken
         except Exception as failure:
             seed, now_us = self.world.seed, self.world.now_us
             failure.add_note(f"seed {seed}, at {now_us / SECOND_US:.3f} s of virtual time")

@@ -29,12 +29,14 @@ KINDS = ("split", "split", "split", "merge", "merge", "transfer", "move", "move"
 
 
 class Mishaps:
-    def __init__(self, stage: Stage, clients: list[Client]) -> None:
+    def __init__(self, stage: Stage, clients: list[Client], wanted: tuple[str, ...] | None = None) -> None:
+        """`wanted`: names of methods here, without the underscore, instead of what the seed draws."""
         self._stage = stage
         self._world = stage.world
         self._clients = clients
         self._operator = Operator(stage)
-        self._kinds = self._draw()
+        drawn = self._draw()
+        self._kinds = drawn if wanted is None else tuple(getattr(self, f"_{name}") for name in wanted)
         self.crashes = 0
         self.lost_batches = 0
         self._world.ambush = self._ambush
@@ -52,7 +54,7 @@ class Mishaps:
         kinds = (
             *(self._cut_in_two, self._isolate, self._cut_one_way, self._mend),
             *(self._crash_store, self._crash_pd, self._crash_leader, self._stall, self._restart),
-            *(self._isolate_leader, self._jump_clock, self._move_pd_leader),
+            *(self._isolate_leader, self._stall_leader, self._jump_clock, self._move_pd_leader),
         )
         drawn = tuple(kind for kind in kinds for _ in range(dice.pick((0, 0, 1, 3))))
         if dice.happens(200):
@@ -143,6 +145,12 @@ class Mishaps:
         if leader is not None:
             self._crash(leader)
 
+    def _stall_leader(self) -> None:
+        """When it wakes it still believes that it leads."""
+        leader = self._some_leader()
+        if leader is not None:
+            self._stall_one(leader)
+
     def _some_leader(self) -> Server | None:
         """A store that leads some region, or the PD that leads."""
         leaders: list[Server] = [pd for pd in self._stage.pds.values() if pd.is_up and pd.lead is not None]
@@ -182,7 +190,7 @@ class Mishaps:
 
     def _stall_one(self, member: Server) -> None:
         if member.is_up:
-            for_us = (2 + self._world.dice.below(18)) * TICK_US
+            for_us = (2 + self._world.dice.below(22)) * TICK_US
             self._world.tell(f"{member} stalls for {for_us // MILLISECOND_US} ms")
             member.stall(for_us)
 
