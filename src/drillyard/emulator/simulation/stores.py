@@ -549,10 +549,10 @@ class StoreMember(Member):
                 disk.write("replica", region_id, (state, work.region, work.peer_id, work.merging))
             if work.applied:
                 disk.write("applied", region_id, work.applied)
-            for made in work.made:
-                self._begin(made)
-            for source, peer_id in work.merged:
-                self._bury(source, peer_id)
+        for made in work.made:
+            self._begin(made)
+        for source, peer_id in work.merged:
+            self._bury(source, peer_id)
         disk.end_batch()
 
     def _begin(self, made: Made) -> None:
@@ -595,7 +595,9 @@ class StoreMember(Member):
     def _show(self, work: RegionReady) -> None:
         witness, region = self._stage.witness, work.region
         if work.destroyed:
-            witness.see_regions((region,))  # it may be the first to apply its own removal
+            witness.see_regions(
+                (*(made.region for made in work.made), region)
+            )  # it may be the first to apply its removal
             witness.see_condemned(region.id, work.peer_id)
             self.world.tell(f"{self} destroys peer {work.peer_id} of region {region.id}")
             return

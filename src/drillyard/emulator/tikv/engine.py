@@ -433,10 +433,10 @@ class Engine:
                 batch.put(replica_key(region_id), pack_replica(work.region, work.peer_id, state, work.merging))
             if work.applied:
                 self._put_applied(batch, region_id, work.applied)
-            for made in work.made:
-                self._begin(batch, made)
-            for source, peer_id in work.merged:
-                self._bury(batch, source, peer_id)
+        for made in work.made:  # also by a replica that applied its own removal right after the split
+            self._begin(batch, made)
+        for source, peer_id in work.merged:
+            self._bury(batch, source, peer_id)
         if len(batch):
             self.storage.write(batch)
 
