@@ -69,6 +69,25 @@ class ClientCluster:
             os.kill(pid, signal.SIGKILL)
         eventually(lambda: not self.pids(), "the keeper has seen every member end")
 
+    def split(self, *keys: bytes) -> None:
+        """Has the regions that hold these keys cut there, one after the other, as an administrator would."""
+        for key in keys:
+            self._split_at(key.hex().upper())
+
+    def _split_at(self, wanted: str) -> None:
+        regions = eventually(lambda: (self.ask("regions") or {}).get("regions"), "PD lists the regions")
+        held = next(
+            each for each in regions if each["start_key"] < wanted and (not each["end_key"] or wanted < each["end_key"])
+        )
+        order = {"name": "split-region", "region_id": held["id"], "policy": "usekey", "keys": [wanted]}
+        url = f"http://{self.pds()[self.pd_leader()]}/pd/api/v1/operators"
+        with urllib.request.urlopen(urllib.request.Request(url, json.dumps(order).encode(), method="POST"), timeout=5):
+            pass
+        eventually(lambda: wanted in self._starts(), f"a region begins at {wanted}")
+
+    def _starts(self) -> set[str]:
+        return {each["start_key"] for each in (self.ask("regions") or {}).get("regions", [])}
+
     def start(self, *members: str) -> None:
         for member in members:
             self.cluster.start(member)

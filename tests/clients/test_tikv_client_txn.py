@@ -11,6 +11,8 @@ from client_cluster import ClientCluster
 from client_faults import FAULTS
 from tikv_client import asynchronous as tikv_client
 
+from drillyard.wire import keys
+
 BANK_FAULTS = [fault for fault in FAULTS if fault.name != "PD leader paused"]  # this client waits for ever then
 
 
@@ -40,6 +42,31 @@ def test_every_operation_optimistic_and_pessimistic(cluster: ClientCluster) -> N
             await third.put(mark + b"1", b"never")
             await third.rollback()
             assert await client.snapshot(await client.current_timestamp(), pessimistic).get(mark + b"1") == b"1"
+
+    asyncio.run(scenario())
+
+
+def test_transactions_over_several_regions(cluster: ClientCluster) -> None:
+    wanted = {b"region-%02d" % number: b"%d" % number for number in range(20)}
+
+    async def scenario() -> None:
+        client = await tikv_client.TransactionClient.connect(cluster.pd_endpoints)
+        before = await client.begin(False)  # it meets regions that it has not heard of when it commits
+        for key, value in wanted.items():
+            await before.put(key, value)
+        await asyncio.to_thread(cluster.split, *(keys.encode(b"region-%02d" % number) for number in (5, 10, 15)))
+        await before.commit()
+        snapshot = client.snapshot(await client.current_timestamp(), False)
+        assert list(await snapshot.scan(b"region-", b"region.", 100)) == list(wanted.items())
+        assert dict(await snapshot.batch_get(list(wanted))) == wanted
+        after = await client.begin(True)
+        await after.lock_keys(list(wanted))
+        for key in wanted:
+            await after.delete(key)
+        await after.commit()
+        assert list(await snapshot.scan_keys(b"region-03", b"region-12", 100)) == list(wanted)[3:12]
+        now = client.snapshot(await client.current_timestamp(), False)
+        assert list(await now.scan(b"region-", b"region.", 100)) == []
 
     asyncio.run(scenario())
 
