@@ -62,6 +62,8 @@ class Yard:
         asyncio.run(put())
 
     def read(self) -> dict[bytes, bytes]:
+        self.pd.wait_for_leader()  # this client does not survive a member that knows none
+
         async def scan() -> dict[bytes, bytes]:
             client = await tikv_client.RawClient.connect(self.endpoints)
             return dict(await client.scan(b"k", b"l", 100))
