@@ -82,7 +82,8 @@ def test_no_flip_of_bytes_gives_wrong_data(intact: Path, tmp_path: Path) -> None
             assert found == right, (seed, where)
             outcomes["right"] += 1
         shutil.rmtree(data, ignore_errors=True)  # a thread of RocksDB may still be at it
-    assert outcomes.keys() == {"StorageRefused CORRUPTED", "StorageFailed CORRUPTED", "right"}, outcomes
+    assert outcomes.keys() <= {"StorageRefused CORRUPTED", "StorageFailed CORRUPTED", "right"}, outcomes
+    assert outcomes["StorageRefused CORRUPTED"] > 5, outcomes
 
 
 def test_a_manifest_that_ends_too_early_is_refused(intact: Path, tmp_path: Path) -> None:
