@@ -251,6 +251,23 @@ def test_not_its_data(drillyard: Shell) -> None:
     assert (cause["name"], cause["members"]) == ("not-its-data", ["tikv1"])
 
 
+@provokes("data-corrupted", "newer-format")
+def test_data_that_is_damaged_or_of_a_later_version(drillyard: Shell) -> None:
+    bring_up(drillyard)
+    assert drillyard("stop", "tikv1").code == 0
+    data = data_of(drillyard, "tikv1")
+    (manifest,) = (data / "db").glob("MANIFEST-*")
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:-9] + bytes(byte ^ 0xFF for byte in whole[-9:]))
+    cause = cause_of_start(drillyard, "tikv1")
+    assert (cause["name"], cause["members"]) == ("data-corrupted", ["tikv1"])
+    manifest.write_bytes(whole)
+    identity = data / "drillyard.json"
+    identity.write_text(re.sub(r'"format": \d+', '"format": 9999', identity.read_text()))
+    cause = cause_of_start(drillyard, "tikv1")
+    assert (cause["name"], cause["members"]) == ("newer-format", ["tikv1"])
+
+
 @provokes("data-in-use")
 def test_data_in_use(drillyard: Shell) -> None:
     bring_up(drillyard)

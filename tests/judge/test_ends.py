@@ -203,6 +203,26 @@ WORDS: list[tuple[Ended, str, str]] = [
         "tikv1 does not take what is in its data directory for its own: is no data directory of an emulated member",
     ),
     (
+        tikv(f'{STAMP} [FATAL] ["/data/tikv1 has on-disk format 3; this version reads up to 2"]'),
+        "newer-format",
+        "tikv1 does not know the format of its data: has on-disk format 3; this version reads up to 2",
+    ),
+    (
+        tikv(f'{STAMP} [FATAL] ["/data/tikv1 cannot be opened (corrupted): MANIFEST-000005 is damaged"]'),
+        "data-corrupted",
+        "tikv1 finds its data damaged, and serves none of it: cannot be opened (corrupted): MANIFEST-000005 is damaged",
+    ),
+    (
+        pd(f'{STAMP} [FATAL] ["the storage in /data/pd1 failed (corrupted): Corruption: block checksum mismatch"]'),
+        "data-corrupted",
+        "pd1 finds its data damaged",
+    ),
+    (
+        tikv("critical config check failed: can't enable ttl on a non-ttl instance"),
+        "bad-config",
+        "tikv1 refuses its configuration: critical config check failed: can't enable ttl on a non-ttl instance",
+    ),
+    (
         pd('[FATAL] ["run server failed"] [error="listen tcp 0.0.0.0:2379: bind: address already in use"]'),
         "port-taken",
         "pd1 cannot listen: address already in use",

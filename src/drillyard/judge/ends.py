@@ -126,7 +126,7 @@ KINDS: tuple[EndKind, ...] = (
     EndKind(
         "bad-config",
         r"unknown key .*|invalid configuration: .*|invalid auto generated configuration file.*"
-        r"|unknown configuration options: .*|-server: \S+\.toml: (?P<found>.*)",
+        r"|unknown configuration options: .*|critical config check failed: .*|-server: \S+\.toml: (?P<found>.*)",
         "{member} refuses its configuration: {found}",
         UNTOUCHED,
         "mend the setting that it names",
@@ -180,6 +180,22 @@ KINDS: tuple[EndKind, ...] = (
         "{member} does not take what is in its data directory for its own: {found}",
         "nothing was written",
         "give it an empty directory",
+    ),
+    EndKind(
+        "newer-format",
+        r"has on-disk format \d+; this version reads up to \d+",
+        "{member} does not know the format of its data: {found}",
+        UNTOUCHED,
+        "start it with the version that wrote the data, or give it an empty directory",
+    ),
+    EndKind(
+        "data-corrupted",
+        r"storage failed \(corrupted\).*|cannot be opened \(corrupted\).*|has lost acknowledged writes.*"
+        r"|the identity record \S+ cannot be read|Corruption: .*",
+        "{member} finds its data damaged, and serves none of it: {found}",
+        "what it acknowledged is on the other replicas; its own copy is not to be trusted",
+        "move its data away and let it come back empty: a store is deleted in PD first, a PD member removed and joined "
+        "again",
     ),
     EndKind(
         "disk-full",
