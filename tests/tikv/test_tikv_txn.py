@@ -180,6 +180,8 @@ def test_requests_that_belong_elsewhere(client: Client) -> None:
     long = b"k" * 8193
     assert "max key size" in client.ask(TIKV.KvGet, key=long, version=9).error.abort
     assert "max key size" in client.prewrite(next(clock), {long: b"v"}).errors[0].abort
+    newer = client.ask(TIKV.KvGet, key=b"k", version=9, context={"api_version": kvrpcpb.APIVersion.V2})
+    assert "Api version in request does not match" in newer.error.abort
     too_large = client.prewrite(next(clock), {b"k": b"x" * (9 << 20)})
     assert kind_of(too_large.region_error) == "raft_entry_too_large"
     assert call(client.place.address, TIKV.GetStoreSafeTS, kvrpcpb.StoreSafeTSRequest()).safe_ts == 0

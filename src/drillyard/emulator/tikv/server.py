@@ -344,7 +344,9 @@ class TikvServer:
         stack.callback(deadlocks.close)
         access = Access(engine)
         txn_metrics = TxnMetrics(self._member.metrics)
-        transactions = TxnKv(access, LockWaits(access, deadlocks), heartbeats.traffic, txn_metrics)
+        transactions = TxnKv(
+            access, LockWaits(access, deadlocks), heartbeats.traffic, txn_metrics, configuration.has_ttl
+        )
         raw = RawKv(engine, heartbeats.traffic, unix_s if configuration.has_ttl else None)
         service = Service(raw, transactions, splitting, self._member.metrics)
         peers = transport.handlers(engine.deliver, engine.receive_snapshot)
@@ -356,7 +358,8 @@ class TikvServer:
         background(heartbeats.report_regions_forever(), "region heartbeats")
         background(splitting.watch_forever(), "measuring")
         background(validation.watch_forever(), "validating peers")
-        background(GarbageCollector(engine, pd, transactions, self._log).run_forever(), "garbage collection")
+        if not configuration.has_ttl:
+            background(GarbageCollector(engine, pd, transactions, self._log).run_forever(), "garbage collection")
         background(pd.watch(), "watching PD")
         if configuration.has_ttl:
             sweep = Sweep(engine, unix_s, lambda: online.values["storage.ttl-check-poll-interval"], self._log)

@@ -50,7 +50,10 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 class TxnKv:
-    def __init__(self, access: Access, waits: LockWaits, traffic: Traffic, metrics: TxnMetrics) -> None:
+    def __init__(
+        self, access: Access, waits: LockWaits, traffic: Traffic, metrics: TxnMetrics, has_ttl: bool = False
+    ) -> None:
+        self._has_ttl = has_ttl
         self._access = access
         self._waits = waits
         self._traffic = traffic
@@ -72,7 +75,7 @@ class TxnKv:
                 answer.commit_ts = found.commit_ts if request.need_commit_ts else 0
                 self._count_read(request.key, found.value)
 
-        return await _answered(kvrpcpb.GetResponse(), work)
+        return await self._answered(request, kvrpcpb.GetResponse(), work)
 
     async def batch_get(self, request: kvrpcpb.BatchGetRequest) -> kvrpcpb.BatchGetResponse:
         async def work(answer: kvrpcpb.BatchGetResponse) -> None:
@@ -94,7 +97,7 @@ class TxnKv:
                     if number % COMMAND_KEYS == 0:
                         await asyncio.sleep(0)
 
-        return await _answered(kvrpcpb.BatchGetResponse(), work)
+        return await self._answered(request, kvrpcpb.BatchGetResponse(), work)
 
     async def scan(self, request: kvrpcpb.ScanRequest) -> kvrpcpb.ScanResponse:
         async def work(answer: kvrpcpb.ScanResponse) -> None:
@@ -116,7 +119,7 @@ class TxnKv:
                     span = part.rest
                     await asyncio.sleep(0)
 
-        return await _answered(kvrpcpb.ScanResponse(), work)
+        return await self._answered(request, kvrpcpb.ScanResponse(), work)
 
     def _tell(self, answer: kvrpcpb.ScanResponse, found: Found) -> None:
         plain = keys.decode(found.key)[0]
@@ -142,7 +145,7 @@ class TxnKv:
                     span = part.rest
                     await asyncio.sleep(0)
 
-        return await _answered(kvrpcpb.ScanLockResponse(), work)
+        return await self._answered(request, kvrpcpb.ScanLockResponse(), work)
 
     # ---- commands ----
 
@@ -177,7 +180,7 @@ class TxnKv:
             check_keys(*request.keys)
             answer.CopyFrom((await self._transact(Kind.CHECK_SECONDARY_LOCKS, request)).answer)
 
-        return await _answered(kvrpcpb.CheckSecondaryLocksResponse(), work)
+        return await self._answered(request, kvrpcpb.CheckSecondaryLocksResponse(), work)
 
     async def txn_heart_beat(self, request: kvrpcpb.TxnHeartBeatRequest) -> kvrpcpb.TxnHeartBeatResponse:
         answer = kvrpcpb.TxnHeartBeatResponse()
@@ -192,7 +195,7 @@ class TxnKv:
                 if _is_refused(answer):
                     return
 
-        return await _answered(answer, work)
+        return await self._answered(request, answer, work)
 
     async def _transact(self, kind: Kind, request: Any) -> Transacted:
         with self._metrics.command(Kind.Name(kind).lower()):
@@ -218,7 +221,7 @@ class TxnKv:
                 answer.CopyFrom(outcome.answer)
                 is_woken = waiting is not None and await self._wait(request, answer, waiting)
 
-        return await _answered(kvrpcpb.PessimisticLockResponse(), work)
+        return await self._answered(request, kvrpcpb.PessimisticLockResponse(), work)
 
     async def _lock_or_wait(
         self, request: kvrpcpb.PessimisticLockRequest, deadline_s: float
@@ -284,7 +287,7 @@ class TxnKv:
                     span = part.rest
                     await asyncio.sleep(0)
 
-        return await _answered(kvrpcpb.ResolveLockResponse(), work)
+        return await self._answered(request, kvrpcpb.ResolveLockResponse(), work)
 
     async def _resolve_found(
         self,
@@ -304,7 +307,7 @@ class TxnKv:
         async def work(answer: kvrpcpb.GCResponse) -> None:
             await self.collect(request.context, request.safe_point)
 
-        return await _answered(kvrpcpb.GCResponse(), work)
+        return await self._answered(request, kvrpcpb.GCResponse(), work)
 
     async def collect(self, context: kvrpcpb.Context, safe_point: int) -> int:
         """Drops the old versions of a region; the number of keys that had some. Raises `Rejected`."""
@@ -325,6 +328,7 @@ class TxnKv:
         """Drops a range for good, locks and versions and all: for whoever knows that nobody uses it any more."""
         answer = kvrpcpb.DeleteRangeResponse()
         try:
+            self._check_version(request)
             check_keys(request.start_key, request.end_key)
             if not request.notify_only:
                 start = keys.encode(request.start_key)
@@ -338,24 +342,36 @@ class TxnKv:
             answer.error = key_error(refused.reason).abort
         return answer
 
+    # ---- what all of them have in common ----
+
+    async def _answered(self, request: Any, answer: Answer, work: Callable[[Any], Any]) -> Answer:
+        """Lets the work fill the answer in; what it is refused with is told there, and nothing else."""
+        try:
+            self._check_version(request)
+            await work(answer)
+        except Rejected as rejected:
+            answer.Clear()
+            answer.region_error.CopyFrom(rejected.error)  # type: ignore[attr-defined]
+        except Refused as refused:
+            answer.Clear()
+            refuse(answer, refused.reason)
+        except Damaged as damaged:
+            answer.Clear()
+            refuse(answer, Aborted(f"damaged data: {damaged}"))
+        return answer
+
+    def _check_version(self, request: Any) -> None:
+        """Transactions are of API version 1, and a store whose values carry their expiry has none."""
+        asked = request.context.api_version
+        if not self._has_ttl and asked not in (kvrpcpb.APIVersion.V1TTL, kvrpcpb.APIVersion.V2):
+            return
+        names = {kvrpcpb.APIVersion.V1TTL: "V1ttl", kvrpcpb.APIVersion.V2: "V2"}
+        ours, command = "V1ttl" if self._has_ttl else "V1", type(request).__name__.removesuffix("Request")
+        text = f"cmd: {command}, storage: {ours}, request: {names.get(asked, 'V1')}"
+        raise Refused(Aborted(f"Api version in request does not match with TiKV storage, {text}"))
+
 
 # ---- pieces ----
-
-
-async def _answered(answer: Answer, work: Callable[[Any], Any]) -> Answer:
-    """Lets the work fill the answer in; what it is refused with is told there, and nothing else."""
-    try:
-        await work(answer)
-    except Rejected as rejected:
-        answer.Clear()
-        answer.region_error.CopyFrom(rejected.error)  # type: ignore[attr-defined]
-    except Refused as refused:
-        answer.Clear()
-        refuse(answer, refused.reason)
-    except Damaged as damaged:
-        answer.Clear()
-        refuse(answer, Aborted(f"damaged data: {damaged}"))
-    return answer
 
 
 def _is_refused(answer: Any) -> bool:
