@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import containers, figures, ruler, service
+from bench import containers, figures, regions, ruler, service
 from bench import soak as soaking
 from bench.deployment import COMMAND, Bench, BenchFailed, reported_s, temporary
 from bench.figures import Results
@@ -21,7 +21,12 @@ from drillyard.clients.calls import CallFailed
 
 IDLE_S = 5.0  # from ready until memory is read
 BENCHES = ("help", "start", "memory", "failover", "throughput", "reset")
-ON_REQUEST = ("ruler", "compose", "soak")  # a minute a run; Docker and scripts/build-images; `--minutes`, alone
+ON_REQUEST = (
+    "regions",
+    "ruler",
+    "compose",
+    "soak",
+)  # a minute a run; Docker and scripts/build-images; `--minutes`, alone
 
 
 def main() -> int:
@@ -116,6 +121,8 @@ def _measure(bench: Bench, chosen: list[str], results: Results) -> None:
         results.add(figures.RESET, asyncio.run(service.reset(bench)))
     if "ruler" in chosen:
         ruler.measure(bench, results)
+    if "regions" in chosen:
+        regions.measure(bench, results)
     if "start" in chosen:
         results.add(figures.STOP, bench.run("down", "--delete-data").took_s)
 

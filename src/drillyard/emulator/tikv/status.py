@@ -154,7 +154,9 @@ class StatusServer:
             regions.labels("region").set(sum(replica.region.is_initialized for replica in replicas))
             regions.labels("leader").set(sum(replica.is_leader for replica in replicas))
             missing.set(sum(replica.raft.leader == 0 for replica in replicas))
-            hibernated.labels("awaken").set(len(replicas))
+            asleep = sum(replica.rest.is_asleep for replica in replicas)
+            hibernated.labels("awaken").set(len(replicas) - asleep)
+            hibernated.labels("hibernated").set(asleep)
             for kind, count in zip(("sending", "receiving", "applying"), engine.snapshot_counts(), strict=True):
                 traffic.labels(kind).set(count)
 

@@ -1,0 +1,236 @@
+"""What regions cost that nobody uses: CPU, elections, loop lag and memory, and how soon a lost store is made up for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from bench.deployment import Bench, BenchFailed
+from bench.figures import Figure, Results
+from bench.service import PROBE_S, pd_addresses
+from drillyard.clients.tikv import RawClient
+from drillyard.faces.api import Yard
+from drillyard.wire import pdpb, services
+from drillyard.wire.rpc import Channel
+
+COUNTS = (1, 100, 1000)
+SPLIT_AT_ONCE = 100
+SPLIT_S = 120.0
+SETTLE_S = 300.0  # at most, until the leaders are spread and nothing is awake
+CALM_S = 5.0
+IDLE_S = 30.0
+READERS = 32
+LIMIT_S = 60.0
+
+
+def cpu(count: int) -> Figure:
+    return Figure(f"{count} regions, idle: CPU of all six members", "% of a core", 5.0)
+
+
+def elections(count: int) -> Figure:
+    return Figure(f"{count} regions, idle: terms that were begun", "", 0.0)
+
+
+def lag(count: int, what: str) -> Figure:
+    return Figure(f"{count} regions, {what}: loop lag, 99 %, the worst member", "ms", 10.0 if what == "idle" else None)
+
+
+def worst_lag(count: int, what: str) -> Figure:
+    return Figure(f"{count} regions, {what}: loop lag, the longest", "ms")
+
+
+def memory(count: int) -> Figure:
+    return Figure(f"{count} regions, idle: PSS, the largest of six", "MB", 55.0)
+
+
+def served(count: int) -> Figure:
+    return Figure(f"{count} regions: all served again after SIGKILL of a store", "s")
+
+
+def measure(bench: Bench, results: Results, counts: tuple[int, ...] = COUNTS) -> None:
+    members = bench.members()
+    for count in counts:
+        _split(members, count)
+        _wait_asleep(members, count)
+        _idle(bench, members, count, results)
+    before = _lags(members)
+    results.add(served(counts[-1]), asyncio.run(_lose_a_store(bench, members, counts[-1])))
+    worst, longest = _worst(before, _lags(members))
+    results.add(lag(counts[-1], "a store lost"), worst)
+    results.add(worst_lag(counts[-1], "a store lost"), longest)
+
+
+def key_of(number: int) -> bytes:
+    return b"bench-region-%06d" % number
+
+
+# ---- making them ----
+
+
+def _split(members: dict[str, dict[str, Any]], count: int) -> None:
+    """Cuts the key space into so many regions, through PD."""
+    keys = [key_of(number) for number in range(1, count)]
+
+    async def split() -> None:
+        leader = await _leader_of(members)
+        channel = Channel(*_host_and_port(leader))
+        try:
+            cluster_id = (await channel.unary(services.PD.GetMembers, pdpb.GetMembersRequest())).header.cluster_id
+            for start in range(0, len(keys), SPLIT_AT_ONCE):
+                header = pdpb.RequestHeader(cluster_id=cluster_id)
+                request = pdpb.SplitRegionsRequest(
+                    header=header, split_keys=keys[start : start + SPLIT_AT_ONCE], retry_limit=10
+                )
+                answer = await channel.unary(services.PD.SplitRegions, request, timeout_s=SPLIT_S)
+                if answer.finished_percentage != 100:
+                    raise BenchFailed(f"only {answer.finished_percentage} % of the regions were split")
+        finally:
+            channel.close()
+
+    if keys:
+        asyncio.run(split())
+
+
+def _wait_asleep(members: dict[str, dict[str, Any]], count: int) -> None:
+    """Until PD has nothing more to move, and for some seconds no peer was awake."""
+    deadline = time.monotonic() + SETTLE_S
+    calm_since = time.monotonic()
+    while time.monotonic() < deadline:
+        states = [_metrics(row, "tikv_raftstore_hibernated_peer_state") for row in _stores(members)]
+        is_asleep = all(state.get('state="hibernated"') == count for state in states)
+        if not is_asleep or _json(f"http://{pd_addresses(members)[0]}/pd/api/v1/operators"):
+            calm_since = time.monotonic()
+        if time.monotonic() > calm_since + CALM_S:
+            return
+        time.sleep(0.5)
+    raise BenchFailed(f"after {SETTLE_S:g} s there are still peers awake: {states}")
+
+
+# ---- idle ----
+
+
+def _idle(bench: Bench, members: dict[str, dict[str, Any]], count: int, results: Results) -> None:
+    terms, lags, began = _terms(members, count), _lags(members), time.perf_counter()
+    used_s = _cpu_s(members)
+    time.sleep(IDLE_S)
+    used_s = _cpu_s(members) - used_s
+    results.add(cpu(count), 100 * used_s / (time.perf_counter() - began))
+    worst, longest = _worst(lags, _lags(members))
+    results.add(lag(count, "idle"), worst)
+    results.add(worst_lag(count, "idle"), longest)
+    results.add(elections(count), _terms(members, count) - terms)
+    results.add(memory(count), max(pss for _, pss in bench.memory_mb()))
+
+
+def _cpu_s(members: dict[str, dict[str, Any]]) -> float:
+    times = [psutil.Process(row["pid"]).cpu_times() for row in members.values()]
+    return sum(each.user + each.system for each in times)
+
+
+def _terms(members: dict[str, dict[str, Any]], count: int) -> int:
+    """The sum of all regions' terms, as the first store knows them."""
+    row = next(iter(_stores(members)))
+    regions = _json(f"http://{pd_addresses(members)[0]}/pd/api/v1/regions")["regions"]
+    if len(regions) != count:
+        raise BenchFailed(f"PD knows {len(regions)} regions instead of {count}")
+    address = row["addresses"]["status"]
+    return sum(
+        _json(f"http://{address}/region/{region['id']}")["raft_status"]["hard_state"]["term"] for region in regions
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    longest_s: float
+    buckets: dict[float, float]
+
+
+def _lags(members: dict[str, dict[str, Any]]) -> dict[str, Lag]:
+    return {name: found for name, row in members.items() if (found := _lag(row)) is not None}
+
+
+def _lag(row: dict[str, Any]) -> Lag | None:
+    try:
+        buckets = _metrics(row, "drillyard_loop_lag_seconds_distribution_bucket")
+        longest = _metrics(row, "drillyard_loop_lag_seconds")
+    except OSError:  # it was killed
+        return None
+    bounds = {float(label.split('"')[1].replace("+Inf", "inf")): value for label, value in buckets.items()}
+    return Lag(longest[""], bounds)
+
+
+def _worst(before: dict[str, Lag], after: dict[str, Lag]) -> tuple[float, float]:
+    """The bucket below which 99 % of a member's lags were, and the longest lag lately, both of the worst member."""
+    bounds = []
+    for name, now in after.items():
+        seen = {bound: value - before[name].buckets[bound] for bound, value in now.buckets.items()}
+        total = seen[float("inf")]
+        bounds.append(min((bound for bound, value in seen.items() if value >= 0.99 * total), default=float("inf")))
+    return 1000 * max(bounds), 1000 * max(now.longest_s for now in after.values())
+
+
+# ---- a store is lost ----
+
+
+async def _lose_a_store(bench: Bench, members: dict[str, dict[str, Any]], count: int) -> float:
+    """SIGKILL of a store until every region has answered a read that was begun after it."""
+    client = RawClient(pd_addresses(members), timeout_s=PROBE_S)
+    left = list(range(count))
+
+    async def read(began: float) -> None:
+        while left:
+            number = left.pop()
+            while not (await client.get(key_of(number))).is_ok:
+                if time.perf_counter() - began > LIMIT_S:
+                    raise BenchFailed(f"{len(left) + 1} regions are not served after {LIMIT_S:g} s")
+                await asyncio.sleep(0.02)
+
+    try:
+        victim = next(name for name, row in members.items() if row["role"] == "tikv")
+        began = time.perf_counter()
+        await Yard(bench.home).cluster().kill(victim)
+        await asyncio.gather(*(read(began) for _ in range(READERS)))
+        return time.perf_counter() - began
+    finally:
+        client.close()
+
+
+# ---- asking ----
+
+
+def _stores(members: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in members.values() if row["role"] == "tikv"]
+
+
+async def _leader_of(members: dict[str, dict[str, Any]]) -> str:
+    """The client address of PD's leader."""
+    answer = _json(f"http://{pd_addresses(members)[0]}/pd/api/v1/leader")
+    return str(answer["client_urls"][0]).rpartition("/")[2]
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+def _metrics(row: dict[str, Any], name: str) -> dict[str, float]:
+    """The samples of one metric, by their labels as written."""
+    address = row["addresses"].get("status") or row["addresses"]["client"]
+    text = urllib.request.urlopen(f"http://{address}/metrics", timeout=10).read().decode()
+    found = {}
+    for line in text.splitlines():
+        whole, _, value = line.rpartition(" ")
+        metric, _, labels = whole.partition("{")
+        if metric == name:
+            found[labels.rstrip("}")] = float(value)
+    return found
+
+
+def _json(url: str) -> Any:
+    return json.load(urllib.request.urlopen(url, timeout=30))
