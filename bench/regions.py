@@ -22,6 +22,7 @@ from drillyard.wire.rpc import Channel
 COUNTS = (1, 100, 1000)
 SPLIT_AT_ONCE = 100
 SPLIT_S = 120.0
+SPLIT_ATTEMPTS = 5
 SETTLE_S = 300.0  # at most, until the leaders are spread and nothing is awake
 CALM_S = 5.0
 IDLE_S = 30.0
@@ -83,18 +84,22 @@ def _split(members: dict[str, dict[str, Any]], count: int) -> None:
         try:
             cluster_id = (await channel.unary(services.PD.GetMembers, pdpb.GetMembersRequest())).header.cluster_id
             for start in range(0, len(keys), SPLIT_AT_ONCE):
-                header = pdpb.RequestHeader(cluster_id=cluster_id)
-                request = pdpb.SplitRegionsRequest(
-                    header=header, split_keys=keys[start : start + SPLIT_AT_ONCE], retry_limit=10
-                )
-                answer = await channel.unary(services.PD.SplitRegions, request, timeout_s=SPLIT_S)
-                if answer.finished_percentage != 100:
-                    raise BenchFailed(f"only {answer.finished_percentage} % of the regions were split")
+                await _split_at(channel, cluster_id, keys[start : start + SPLIT_AT_ONCE])
         finally:
             channel.close()
 
     if keys:
         asyncio.run(split())
+
+
+async def _split_at(channel: Channel, cluster_id: int, keys: list[bytes]) -> None:
+    """PD gives up on a region that is just being moved; it is asked again."""
+    request = pdpb.SplitRegionsRequest(header=pdpb.RequestHeader(cluster_id=cluster_id), split_keys=keys, retry_limit=3)
+    for _ in range(SPLIT_ATTEMPTS):
+        answer = await channel.unary(services.PD.SplitRegions, request, timeout_s=SPLIT_S)
+        if answer.finished_percentage == 100:
+            return
+    raise BenchFailed(f"only {answer.finished_percentage} % of the regions were split")
 
 
 def _wait_asleep(members: dict[str, dict[str, Any]], count: int) -> None:

@@ -13,7 +13,7 @@ from drillyard.emulator.raft.types import Entry, Message, MessageKind, ProtocolB
 from drillyard.emulator.store import neighbours as neighbours_module
 from drillyard.emulator.store import sleep as sleep_module
 from drillyard.emulator.store.commands import Written
-from drillyard.emulator.store.neighbours import Alarm, Neighbours, Pulse, Trouble
+from drillyard.emulator.store.neighbours import Alarm, Neighbours, Pulse, Trouble, mark_of
 from drillyard.emulator.store.replica import Envelope
 from drillyard.emulator.store.sleep import Sleep
 from drillyard.emulator.store.store import Step, TransferLeader
@@ -349,11 +349,11 @@ def _leader_sleeps_without_a_quorum(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _digest_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours_module, "_mark", lambda region_id, term: 0)
+    monkeypatch.setattr(neighbours_module, "mark_of", lambda region_id, term: 0)
 
 
 def _silence_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sleep, "_take", lambda sleep, alarm, box, chance: None)
+    monkeypatch.setattr(Sleep, "_take", lambda sleep, alarm, box: None)
 
 
 def _returned_store_is_not_greeted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,7 +401,8 @@ def whole_nights() -> None:
         night.fall_asleep()
         check(night)
     test_a_lost_store_costs_each_of_its_regions_one_election_and_the_rest_none()
-    test_a_pulse_with_another_digest_leaves_the_doubt()
+    test_only_an_answer_ends_a_doubt()
+    test_whoever_is_heard_and_does_not_agree_is_asked_and_nobody_woken()
 
 
 @pytest.mark.parametrize("bug", PLANTED)
@@ -414,30 +415,51 @@ def test_a_planted_bug_shows(bug: Callable[[pytest.MonkeyPatch], None], monkeypa
 # ---- neighbours ----
 
 
-def test_a_pulse_with_another_digest_leaves_the_doubt() -> None:
+def asker() -> Neighbours:
     watch = Neighbours(1, SETTINGS.raft, 50)
     watch.trust(7, 5, 2)
-    digest = Neighbours(2, SETTINGS.raft, 50)
-    digest.lead(7, 5, (1, 2, 3))
-    digest.tick()
-    digest.tick()
-    right = next(pulse for pulse in digest.pulses() if pulse.to == 1)
-    watch.doubt(2)
-    watch.take(right)
-    assert [alarm.trouble for _ in range(2 * HEARTBEAT) for alarm in watch.tick()] == []
-    watch.doubt(2)
-    watch.take(Pulse(2, 1, right.digest ^ 1))
-    assert [alarm.trouble for _ in range(2 * HEARTBEAT) for alarm in watch.tick()] == [Trouble.SILENT]
+    watch.trust(8, 6, 2)
+    return watch
 
 
-def test_whoever_is_heard_and_does_not_agree_is_found_out() -> None:
-    watch = Neighbours(1, SETTINGS.raft, 50)
-    watch.trust(7, 5, 2)
-    alarms = []
+def question_of(watch: Neighbours) -> Pulse:
+    watch.tick()
+    (pulse,) = watch.pulses()
+    return pulse
+
+
+def test_only_an_answer_ends_a_doubt() -> None:
+    for says_more in (False, True):
+        watch, other = asker(), Neighbours(2, SETTINGS.raft, 50)
+        watch.doubt(2)
+        question = question_of(watch)
+        answer = other.answer(question, [(7, 5), (9, 9)])
+        watch.take(answer if says_more else Pulse(2, 1, 0))
+        assert watch.denied_by(answer) == (8,)
+        alarms = [alarm.trouble for _ in range(2 * HEARTBEAT) for alarm in watch.tick()]
+        assert alarms == ([] if says_more else [Trouble.SILENT])
+
+
+def test_whoever_is_heard_and_does_not_agree_is_asked_and_nobody_woken() -> None:
+    watch = asker()
+    alarms, asked = [], []
     for _ in range(ELECTION + 2):
         watch.take(Pulse(2, 1, 12345))
         alarms += watch.tick()
-    assert [(alarm.trouble, alarm.led_there) for alarm in alarms] == [(Trouble.DIFFERENT, (7,))]
+        asked += [pulse for pulse in watch.pulses() if pulse.trusted]
+    assert alarms == []
+    assert len(asked) == 1
+    assert set(asked[0].trusted) == {mark_of(7, 5), mark_of(8, 6)}
+
+
+def test_a_follower_asleep_under_nobody_is_found_out(night: Night) -> None:
+    """However it came to be: its leader took no part, and nobody asks for votes."""
+    leader, other = leader_of(night), other_than(leader_of(night))
+    night.replicas()[leader].raft._follow(night.replicas()[leader].raft.term, 0)
+    night.there[leader]._sleep.wake(night.replicas()[leader])
+    for store_id in {1, 2, 3} - {other}:
+        night.replicas()[store_id].rest.is_asleep = True  # they stand still
+    night.until(lambda: other not in night.asleep(), 3 * ELECTION)
 
 
 def test_digests_tell_regions_and_terms_apart() -> None:

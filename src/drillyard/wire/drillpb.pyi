@@ -124,10 +124,16 @@ class Envelope(_message.Message):
     def __init__(self, cluster_id: _Optional[int] = ..., region_id: _Optional[int] = ..., region_epoch: _Optional[_Union[_metapb_pb2.RegionEpoch, _Mapping[str, _Any]]] = ..., from_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ..., to_peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping[str, _Any]]] = ..., message: _Optional[_Union[RaftMessage, _Mapping[str, _Any]]] = ..., range: _Optional[_Union[KeyRange, _Mapping[str, _Any]]] = ..., rest: _Optional[bool] = ..., pulse: _Optional[_Union[Pulse, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class Pulse(_message.Message):
-    __slots__ = ("digest",)
+    __slots__ = ("digest", "trusted", "is_answer", "denied")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TRUSTED_FIELD_NUMBER: _ClassVar[int]
+    IS_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    DENIED_FIELD_NUMBER: _ClassVar[int]
     digest: int
-    def __init__(self, digest: _Optional[int] = ...) -> None: ...
+    trusted: _containers.RepeatedScalarFieldContainer[int]
+    is_answer: bool
+    denied: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, digest: _Optional[int] = ..., trusted: _Optional[_Iterable[int]] = ..., is_answer: _Optional[bool] = ..., denied: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class KeyRange(_message.Message):
     __slots__ = ("start", "end")

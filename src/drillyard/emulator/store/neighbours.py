@@ -5,11 +5,11 @@ heartbeat interval as long as sleeping replicas connect them: one for all region
 
 Rules:
 - A store that was not heard (no pulse, no message) for an election timeout is *silent*. A connection to it that broke
-  makes it doubtful: it is taken for silent after two heartbeat intervals, unless a pulse proves the opposite.
+  makes it doubtful: it is asked, and taken for silent after two heartbeat intervals without an answer.
 - A pulse carries a digest of the sleeping regions that its sender leads. The receiver has a digest of those whose
   sleep it trusts to the sender. While the two differ, somebody sleeps under a leader that is awake, deposed or
-  restarted; this is normal for moments. When they have not agreed for an election timeout, whoever sleeps there is to
-  be woken. A restarted store, which leads nothing, is found out in this way too; only a pulse that agrees ends a doubt.
+  restarted; this is normal for moments. When they have not agreed for an election timeout, the store is asked which of
+  the regions it does not lead, and those are to be woken. A restarted store, which leads nothing, denies them all.
 - A store that begins sends pulses to all for an election timeout, so that whoever sleeps without its peers wakes.
 - Time is counted in this store's ticks. It knows regions by number and term only, and wakes nobody itself: `tick` says
   whom to.
@@ -34,11 +34,12 @@ class Pulse:
     sender: int
     to: int
     digest: int  # of the sleeping regions that the sender leads and of which the receiver has a peer
+    trusted: tuple[int, ...] = ()  # a question: which of these regions (their marks) does the receiver not lead?
+    denied: tuple[int, ...] | None = None  # the answer
 
 
 class Trouble(Enum):
     SILENT = "silent"  # the store is not heard any more
-    DIFFERENT = "different"  # it does not lead what sleeps here in its trust
     DOWN = "down"  # it has been silent for so long that PD is to hear of it
 
 
@@ -57,6 +58,7 @@ class _Neighbour:
     agreed: int  # when a pulse had the same digest as we
     is_silent: bool = False
     doubted: int | None = None  # since when
+    has_question: bool = False
     led_there: dict[int, int] = field(default_factory=dict)  # sleeping region -> its mark
     led_here: dict[int, int] = field(default_factory=dict)
     digest_there: int = 0
@@ -103,14 +105,30 @@ class Neighbours:
         neighbour = self._neighbour(pulse.sender)
         if pulse.digest == neighbour.digest_there:
             neighbour.agreed = self.ticks
+        if pulse.denied is not None:
+            neighbour.agreed = self.ticks
             neighbour.doubted = None
         return self.hear(pulse.sender)
+
+    def denied_by(self, pulse: Pulse) -> tuple[int, ...]:
+        """The regions that sleep here in trust of the store, which says that it does not lead them."""
+        if not pulse.denied:
+            return ()
+        denied = frozenset(pulse.denied)
+        return tuple(region for region, mark in self._neighbour(pulse.sender).led_there.items() if mark in denied)
+
+    def answer(self, pulse: Pulse, led: Iterable[tuple[int, int]]) -> Pulse:
+        """To a question, by all regions that are led here, with their terms."""
+        denied = frozenset(pulse.trusted) - {mark_of(region_id, term) for region_id, term in led}
+        digest = self._neighbour(pulse.sender).digest_here
+        return Pulse(self._store_id, pulse.sender, digest, denied=tuple(sorted(denied)))
 
     def doubt(self, store_id: int) -> None:
         """A connection to the store broke, or cannot be made."""
         neighbour = self._neighbour(store_id)
         if not neighbour.is_silent and neighbour.doubted is None:
             neighbour.doubted = self.ticks
+            neighbour.has_question = True
 
     def silence(self, store_id: int) -> int:
         """For how many ticks the store has not been heard."""
@@ -138,14 +156,14 @@ class Neighbours:
         neighbour = self._neighbour(leader_store)
         if not neighbour.led_there:
             neighbour.agreed = self.ticks
-        mark = _mark(region_id, term)
+        mark = mark_of(region_id, term)
         neighbour.led_there[region_id] = mark
         neighbour.digest_there ^= mark
         self._stores_of[region_id] = (leader_store,)
 
     def lead(self, region_id: int, term: int, stores: Iterable[int]) -> None:
         """The leader here sleeps, and so do its peers on those stores, as far as they are alive."""
-        mark = _mark(region_id, term)
+        mark = mark_of(region_id, term)
         self._stores_of[region_id] = tuple(store for store in stores if store != self._store_id)
         for store_id in self._stores_of[region_id]:
             neighbour = self._neighbour(store_id)
@@ -178,21 +196,23 @@ class Neighbours:
             return Alarm(Trouble.SILENT, tuple(neighbour.led_there), tuple(neighbour.led_here))
         if neighbour.led_there and self.ticks - neighbour.agreed > self._election_ticks:
             neighbour.agreed = self.ticks
-            return Alarm(Trouble.DIFFERENT, tuple(neighbour.led_there), ())
+            neighbour.has_question = True
         return None
 
     def pulses(self) -> list[Pulse]:
         """The pulses that are due in this tick."""
-        if self.ticks % self._heartbeat_ticks:
-            return []
-        return [
-            Pulse(self._store_id, store_id, neighbour.digest_here)
-            for store_id, neighbour in self._known.items()
-            if neighbour.is_connected or self.ticks <= self._election_ticks
-        ]
+        is_time = self.ticks % self._heartbeat_ticks == 0
+        is_new = self.ticks <= self._election_ticks
+        pulses = []
+        for store_id, neighbour in self._known.items():
+            is_asked, neighbour.has_question = neighbour.has_question and neighbour.is_connected, False
+            if is_asked or (is_time and (neighbour.is_connected or is_new)):
+                trusted = tuple(neighbour.led_there.values()) if is_asked else ()
+                pulses.append(Pulse(self._store_id, store_id, neighbour.digest_here, trusted))
+        return pulses
 
 
-def _mark(region_id: int, term: int) -> int:
+def mark_of(region_id: int, term: int) -> int:
     """A number that stands for the region led in that term; marks are gathered by exclusive or."""
     mixed = (region_id * 0x9E3779B97F4A7C15 + term * 0xC2B2AE3D27D4EB4F) & _MASK
     mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK

@@ -339,11 +339,8 @@ class Replica:
         """
         others = {peer.id: peer for peer in (*self.region.peers, *self._known.values()) if peer.id != self.me.id}
         for peer in others.values():
-            self._extra.append(self._sign_of_life(peer))
-
-    def _sign_of_life(self, to: Peer) -> Envelope:
-        sign = Message(MessageKind.HEARTBEAT_REPLY, self.me.id, to.id, 0)
-        return Envelope(self.region.id, self.region.epoch, self.me, to, sign)
+            sign = Message(MessageKind.HEARTBEAT_REPLY, self.me.id, peer.id, 0)
+            self._extra.append(Envelope(self.region.id, self.region.epoch, self.me, peer, sign))
 
     def step(self, envelope: Envelope) -> None:
         assert envelope.message is not None
@@ -364,12 +361,6 @@ class Replica:
         has_something = self._record_due or self._extra or self._made or self._backlog or self._led != self.is_leader
         is_changing = self.is_installing or self.is_destroyed or self.awaits_install or self.merging is not None
         return not (is_waited_for or has_something or is_changing)
-
-    def nudge_leader(self) -> None:
-        """Lets the leader know that this replica is awake: it answers with a heartbeat, if it leads."""
-        leader = self.leader
-        if leader is not None and leader.id != self.me.id:
-            self._extra.append(self._sign_of_life(leader))
 
     def forget_log(self) -> None:
         target = 0 if self.merging is not None else forgettable(self.raft, self.watch, self.settings)

@@ -37,10 +37,16 @@ class Sleep:
     """The sleep of one store's replicas. `touch` is told whose replica has something to do."""
 
     def __init__(
-        self, store_id: int, settings: Settings, replicas: Mapping[int, Replica], touch: Callable[[int], None]
+        self,
+        store: tuple[int, Settings],
+        replicas: Mapping[int, Replica],
+        chance: Callable[[int], int],
+        touch: Callable[[int], None],
     ) -> None:
+        store_id, settings = store
         self._settings = settings
         self._replicas = replicas
+        self._chance = chance
         self._touch = touch
         self._neighbours = Neighbours(store_id, settings.raft, down_ticks_of(settings))
         self._pulses: list[Pulse] = []
@@ -53,17 +59,17 @@ class Sleep:
 
     # ---- time ----
 
-    def tick(self, box: Outbox, chance: Callable[[int], int]) -> None:
+    def tick(self, box: Outbox) -> None:
         """Before the replicas tick."""
         for alarm in self._neighbours.tick():
-            self._take(alarm, box, chance)
+            self._take(alarm, box)
         self._pulses += self._neighbours.pulses()
 
     def take_pulses(self) -> list[Pulse]:
         pulses, self._pulses = self._pulses, []
         return pulses
 
-    def _take(self, alarm: Alarm, box: Outbox, chance: Callable[[int], int]) -> None:
+    def _take(self, alarm: Alarm, box: Outbox) -> None:
         if alarm.trouble is Trouble.DOWN:
             for region_id in alarm.led_here:
                 self.pass_time(self._replicas[region_id])
@@ -71,15 +77,16 @@ class Sleep:
             return
         for region_id in alarm.led_there:
             replica = self._replicas[region_id]
-            self.wake(replica)
-            if alarm.trouble is Trouble.SILENT:
-                replica.raft.suspect_leader(self._patience(replica, chance))
-            else:
-                replica.nudge_leader()
+            self._leave_leader(replica)
         for region_id in alarm.led_here:
             self.wake(self._replicas[region_id])
 
-    def _patience(self, replica: Replica, chance: Callable[[int], int]) -> int:
+    def _leave_leader(self, replica: Replica) -> None:
+        """The leader in whose trust it sleeps is gone."""
+        self.wake(replica)
+        replica.raft.suspect_leader(self._patience(replica))
+
+    def _patience(self, replica: Replica) -> int:
         """When to campaign, now that the leader's store is silent: each voter has a part of the timeout to itself.
 
         The order among them differs from region to region, so that the regions of a lost store spread.
@@ -90,7 +97,7 @@ class Sleep:
             return self._settings.raft.election_ticks
         part = max(1, self._settings.raft.election_ticks // len(others))
         place = (others.index(raft.node) + replica.region.id) % len(others)
-        return 1 + place * part + chance(part)
+        return 1 + place * part + self._chance(part)
 
     # ---- what wakes ----
 
@@ -124,6 +131,11 @@ class Sleep:
 
     def take_pulse(self, pulse: Pulse) -> None:
         self._wake_all(self._neighbours.take(pulse))
+        for region_id in self._neighbours.denied_by(pulse):
+            self._leave_leader(self._replicas[region_id])
+        if pulse.trusted:
+            led = ((replica.region.id, replica.raft.term) for replica in self._replicas.values() if replica.is_leader)
+            self._pulses.append(self._neighbours.answer(pulse, led))
 
     def doubt(self, store_id: int) -> None:
         self._neighbours.doubt(store_id)

@@ -178,7 +178,7 @@ class Store:
         self._chance = chance
         self._box = Outbox(tombstones=dict(tombstones or {}))
         self._touched: dict[int, None] = {}
-        self._sleep = Sleep(store_id, settings, self.replicas, self._touch)
+        self._sleep = Sleep((store_id, settings), self.replicas, chance, self._touch)
         self._questions: dict[int, dict[int, Envelope]] = {}  # by region and sender
 
     @property
@@ -211,7 +211,7 @@ class Store:
     # ---- time and messages ----
 
     def tick(self) -> None:
-        self._sleep.tick(self._box, self._chance)
+        self._sleep.tick(self._box)
         for region_id, replica in self.replicas.items():
             if replica.rest.is_asleep or replica.is_installing:
                 continue

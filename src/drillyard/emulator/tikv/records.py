@@ -142,12 +142,19 @@ def pack_pulse(pulse: Pulse, cluster_id: int) -> drillpb.Envelope:
         cluster_id=cluster_id,
         from_peer=metapb.Peer(store_id=pulse.sender),
         to_peer=metapb.Peer(store_id=pulse.to),
-        pulse=drillpb.Pulse(digest=pulse.digest),
+        pulse=drillpb.Pulse(
+            digest=pulse.digest,
+            trusted=pulse.trusted,
+            is_answer=pulse.denied is not None,
+            denied=pulse.denied or (),
+        ),
     )
 
 
 def unpack_pulse(packed: drillpb.Envelope) -> Pulse:
-    return Pulse(packed.from_peer.store_id, packed.to_peer.store_id, packed.pulse.digest)
+    said = packed.pulse
+    denied = tuple(said.denied) if said.is_answer else None
+    return Pulse(packed.from_peer.store_id, packed.to_peer.store_id, said.digest, tuple(said.trusted), denied)
 
 
 def _span(region: Region) -> str:
