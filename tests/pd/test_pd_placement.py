@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fake_stores import PdClient
 from pd_processes import PdProcesses
 from tikv_client import asynchronous as tikv_client
 from tikv_members import TikvProcess, wait_until
+
+from drillyard.wire import pdpb
+from drillyard.wire.services import PD
 
 V1 = "/pd/api/v1"
 OPERATORS, SCHEDULERS = f"{V1}/operators", f"{V1}/schedulers"
@@ -127,6 +131,32 @@ def test_a_region_is_split_merged_and_moved_and_a_store_is_emptied(yard: Yard) -
     assert yard.do("DELETE", f"{V1}/store/{before[0]}")[0] == 200
     others = {*before, fourth} - {before[0]}
     wait_until("the store is empty", lambda: yard.places() == [others, others] and yard.is_calm())
+    assert yard.read() == KEYS
+
+
+def test_clients_split_and_scatter(yard: Yard) -> None:
+    async def scenario() -> None:
+        pd = PdClient(yard.pd.client_ports)
+        try:
+            await pd.find_leader()
+            keys = [b"k010", b"k030", b"k050"]
+            split = await pd.call(PD.SplitRegions, pdpb.SplitRegionsRequest(split_keys=keys, retry_limit=5))
+            assert split.finished_percentage == 100
+            assert len(split.regions_id) == 3
+            request = pdpb.ScatterRegionRequest(regions_id=split.regions_id, group="g", retry_limit=5)
+            assert (await pd.call(PD.ScatterRegion, request)).finished_percentage == 100
+            known = await pd.call(PD.GetOperator, pdpb.GetOperatorRequest(region_id=split.regions_id[0]))
+            assert known.desc in (b"scatter-region", b"region-splitter", b"balance-region")
+            unknown = await pd.call(PD.GetOperator, pdpb.GetOperatorRequest(region_id=99999))
+            assert (unknown.header.error.type, unknown.header.error.message) == (pdpb.REGION_NOT_FOUND, "Not Found")
+            lost = await pd.call(PD.ScatterRegion, pdpb.ScatterRegionRequest(region_id=99999))
+            assert lost.header.error.type == pdpb.REGION_NOT_FOUND
+        finally:
+            pd.close()
+
+    wait_until("calm", yard.is_calm)
+    asyncio.run(scenario())
+    wait_until("calm again", yard.is_calm, timeout_s=60)
     assert yard.read() == KEYS
 
 

@@ -164,7 +164,7 @@ class Builder:
             return f"mv {'light ' if self._is_light else ''}peer: store {_ids(removed)} to {_ids(added)}"
         if added:
             return f"add peer: store {_ids(added)}"
-        if removed and promoted:
+        if removed and promoted:  # the real one has the two stores the wrong way round, too
             return f"promote peer: store {_ids(removed)}, rm peer: store {_ids(promoted)}"
         if removed and demoted:
             return f"demote peer: store {_ids(demoted)}, rm peer: store {_ids(removed)}"
@@ -288,11 +288,7 @@ def leave_joint(region: RegionView, tools: Tools) -> Operator:
         steps.append(TransferLeader(region.leader.store_id, -max(merit)[1]))
         kind |= Kind.LEADER
     steps.append(LeaveJoint(*_halves(promoted, demoted)))
-    brief = f"promote peer: store {_ids(promoted)}" if promoted and not demoted else ""
-    if demoted and not promoted:
-        brief = f"demote peer: store {_ids(demoted)}"
-    elif promoted and demoted:
-        brief = f"promote peer: store {_ids(promoted)}"
+    brief = f"promote peer: store {_ids(promoted)}" if promoted else f"demote peer: store {_ids(demoted)}"
     return Operator("leave-joint-state", brief, region.id, region.epoch, kind, region.size, tuple(steps))
 
 
