@@ -31,6 +31,7 @@ FIELDS: Mapping[str, tuple[str, str]] = {
     "end_timestamp": ("<time>", "when an interval of statistics ended"),
     "last_heartbeat": ("<time>", "when the store was heard last"),
     "expired_at": ("<time>", "when a safe point of a service will end"),
+    "timestamp": ("<time>", "when a scheduler was looked at"),
     "physical": ("<time>", "milliseconds of a timestamp"),
     "uptime": ("<span>", "how long the store has run"),
     "TTL": ("<span>", "seconds may pass between the answers; endless is told by its own number"),

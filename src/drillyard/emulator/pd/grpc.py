@@ -9,7 +9,8 @@ it says as a status is said as a status.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from drillyard.emulator import health
@@ -35,6 +36,7 @@ MAX_PAUSE_S = 10.0
 SPLIT_LOOK_S = 0.1
 SPLIT_LOOKS = 600
 NOT_LEADER = "not leader"
+NO_FOLLOWER = "not leader and follower handling not allowed"  # where the real one could let followers answer
 NO_TIMESTAMP = "[PD:tso:ErrGenerateTimestamp]generate timestamp failed, "
 Answer = TypeVar("Answer")
 HeartbeatStream = ServerStream[pdpb.RegionHeartbeatRequest, pdpb.RegionHeartbeatResponse]
@@ -258,7 +260,7 @@ class PdService:
         return self._region(request, lambda: self._cluster.regions.get(request.region_id))
 
     def _region(self, request: Any, find: Callable[[], metapb.Region | None]) -> pdpb.GetRegionResponse:
-        lead = self._lead(request)
+        lead = self._lead(request, NO_FOLLOWER)
         if (refusal := self._not_bootstrapped()) is not None:
             return pdpb.GetRegionResponse(header=self._header(refusal))
         meta = find()
@@ -274,7 +276,7 @@ class PdService:
         )
 
     async def scan_regions(self, request: pdpb.ScanRegionsRequest) -> pdpb.ScanRegionsResponse:
-        lead = self._lead(request)
+        lead = self._lead(request, NO_FOLLOWER)
         if (refusal := self._not_bootstrapped()) is not None:
             return pdpb.ScanRegionsResponse(header=self._header(refusal))
         response = pdpb.ScanRegionsResponse(header=self._header())
@@ -312,7 +314,10 @@ class PdService:
     async def report_batch_split(self, request: pdpb.ReportBatchSplitRequest) -> pdpb.ReportBatchSplitResponse:
         """Only a notice: the heartbeats of the new regions bring their metas."""
         self._lead(request)
-        return pdpb.ReportBatchSplitResponse(header=self._header(self._not_bootstrapped()))
+        refusal = self._not_bootstrapped()
+        if refusal is None and not _are_neighbours(request.regions):
+            refusal = Refusal(pdpb.UNKNOWN, "invalid split region")
+        return pdpb.ReportBatchSplitResponse(header=self._header(refusal))
 
     async def get_operator(self, request: pdpb.GetOperatorRequest) -> pdpb.GetOperatorResponse:
         lead = self._lead(request)
@@ -468,11 +473,11 @@ class PdService:
                 f"mismatch cluster id, need {self._member.cluster_id} but got {cluster_id}",
             )
 
-    def _lead(self, request: Any) -> Leadership:
+    def _lead(self, request: Any, otherwise: str = NOT_LEADER) -> Leadership:
         """The lead, for a request that only the leader answers."""
         lead = self._member.lead
         if lead is None:
-            raise RpcError(Status.UNAVAILABLE, NOT_LEADER)
+            raise RpcError(Status.UNAVAILABLE, otherwise)
         self._check_cluster(request.header.cluster_id)
         return lead
 
@@ -502,6 +507,14 @@ class PdService:
             down_peers=report.request.down_peers,
             pending_peers=report.request.pending_peers,
         )
+
+
+def _are_neighbours(regions: Sequence[metapb.Region]) -> bool:
+    """Whether they can be what became of one region: several, each beginning where the one before it ends."""
+    return len(regions) > 1 and all(
+        left.end_key == right.start_key and (not right.end_key or left.start_key < right.end_key)
+        for left, right in pairwise(regions)
+    )
 
 
 def _mistake_of(request: pdpb.RegionHeartbeatRequest) -> str:

@@ -19,7 +19,16 @@ from drillyard.emulator.metrics import CONTENT_TYPE, Registry
 from drillyard.emulator.pd.forward import Unanswered, ask
 from drillyard.emulator.pd.member import PdMember, split_url
 from drillyard.emulator.pd.routes.administration import AdminRoutes
-from drillyard.emulator.pd.routes.answers import Answer, ClusterHandler, Handler, Refused, Room, Route, answer_json
+from drillyard.emulator.pd.routes.answers import (
+    NOT_BOOTSTRAPPED,
+    Answer,
+    ClusterHandler,
+    Handler,
+    Refused,
+    Room,
+    Route,
+    answer_json,
+)
 from drillyard.emulator.pd.routes.configuration import ConfigRoutes
 from drillyard.emulator.pd.routes.hotspots import HotspotRoutes
 from drillyard.emulator.pd.routes.members import MemberRoutes
@@ -32,7 +41,6 @@ from drillyard.emulator.pd.routes.stores import StoreRoutes
 
 FORWARD_S = 10.0
 LATE_ANSWER_S = 0.3
-NOT_BOOTSTRAPPED = "[PD:cluster:ErrNotBootstrapped]TiKV cluster not bootstrapped, please start TiKV first"
 CORS = (
     ("Access-Control-Allow-Headers", "accept, content-type, authorization"),
     ("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE"),

@@ -363,9 +363,6 @@ def to_pdpb(record: drillpb.PdMember) -> pdpb.Member:
         member_id=record.id,
         peer_urls=record.peer_urls,
         client_urls=record.client_urls,
-        deploy_path=record.deploy_path,
-        binary_version=record.binary_version,
-        git_hash=record.git_hash,
     )
 
 

@@ -30,7 +30,7 @@ from drillyard.emulator.pd.operators import CannotBuild, Kind, Operator
 from drillyard.emulator.pd.picture import Picture, RegionView
 from drillyard.emulator.pd.reports import Reports
 from drillyard.emulator.pd.scatter import Scatterer
-from drillyard.emulator.pd.schedulers import Scene, Schedulers
+from drillyard.emulator.pd.schedulers import Condition, Scene, Schedulers
 from drillyard.emulator.pd.settings import Placing
 from drillyard.emulator.pd.steps import SECOND_NS, Influence
 
@@ -119,6 +119,19 @@ class Placement:
         return now_ns < self._paused.get(name, 0)
 
     # ---- tools, for those who ask for something ----
+
+    def condition_of(self, name: str, now_ns: int) -> Condition | None:
+        """What a scheduler is at; None if it has not run yet."""
+        scheduler = self.schedulers.all.get(name)
+        if scheduler is None:
+            return Condition.DISABLED
+        if self.schedulers.pause_of(name, now_ns) is not None:
+            return Condition.PAUSED
+        if not scheduler.is_allowed(self.picture(now_ns).placing, self.controller):
+            return Condition.PENDING
+        if not scheduler.has_run:
+            return None
+        return Condition.SCHEDULING if scheduler.has_scheduled else Condition.NORMAL
 
     def picture(self, now_ns: int) -> Picture:
         picture = Picture(self._cluster, self._reports, self._placing(), now_ns)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from drillyard.emulator.pd.builder import Builder, Tools
@@ -22,6 +23,7 @@ from drillyard.emulator.pd.fit import Chooser, is_replicated
 from drillyard.emulator.pd.hot_balance import Flows, Freedom
 from drillyard.emulator.pd.operators import CannotBuild, Kind, Level, Operator
 from drillyard.emulator.pd.picture import NEW_CLUSTER_REGIONS, Picture, RegionView, StoreView
+from drillyard.emulator.pd.settings import Placing
 from drillyard.emulator.pd.steps import SECOND_NS, Influence
 from drillyard.wire import metapb
 
@@ -69,6 +71,16 @@ class Scene:
         return not store.is_down and not store.is_disconnected and store.id not in self.chooser.unled
 
 
+class Condition(Enum):
+    """What a scheduler is at, in the words of the real PD's diagnosis."""
+
+    DISABLED = "disabled"  # there is none
+    PAUSED = "paused"
+    PENDING = "pending"  # its limit is reached
+    SCHEDULING = "scheduling"
+    NORMAL = "normal"  # there is nothing to do
+
+
 class Scheduler:
     """One of them. `limit` names the setting that holds it back, `kind` what it is counted as."""
 
@@ -80,6 +92,7 @@ class Scheduler:
         self.args = args
         self.interval_ns = MIN_INTERVAL_NS
         self.next_ns = 0
+        self.has_run = self.has_scheduled = False  # ever, and when it ran last
 
     @property
     def type(self) -> str:
@@ -90,9 +103,12 @@ class Scheduler:
         return frozenset()
 
     def is_due(self, scene: Scene) -> bool:
-        now_ns = scene.picture.now_ns
-        limit: int = getattr(scene.picture.placing, self.limit)
-        return now_ns >= self.next_ns and scene.controller.count(self.kind) < limit
+        return scene.picture.now_ns >= self.next_ns and self.is_allowed(scene.picture.placing, scene.controller)
+
+    def is_allowed(self, placing: Placing, controller: Controller) -> bool:
+        """Whether fewer than its limit run on its account."""
+        limit: int = getattr(placing, self.limit)
+        return controller.count(self.kind) < limit
 
     def run(self, scene: Scene) -> list[Operator]:
         """What it wants done now; its next time follows from that."""
@@ -100,6 +116,7 @@ class Scheduler:
             operators = self.schedule(scene)
         except CannotBuild:
             operators = []
+        self.has_run, self.has_scheduled = True, bool(operators)
         self.interval_ns = MIN_INTERVAL_NS if operators else min(int(self.interval_ns * GROWTH), MAX_INTERVAL_NS)
         self.next_ns = scene.picture.now_ns + self.interval_ns
         return operators

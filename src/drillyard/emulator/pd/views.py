@@ -265,7 +265,7 @@ def region(meta: metapb.Region, report: RegionReport | None, leader_peer: metapb
     view["leader"] = {"role_name": ""} if leader_peer is None else peer(leader_peer)
     if report is not None and report.request.down_peers:
         view["down_peers"] = [
-            {"down_seconds": stats.down_seconds, "peer": peer(stats.peer)} for stats in report.request.down_peers
+            {"peer": peer(stats.peer), "down_seconds": stats.down_seconds} for stats in report.request.down_peers
         ]
     if report is not None and report.request.pending_peers:
         view["pending_peers"] = [peer(each) for each in report.request.pending_peers]

@@ -21,6 +21,7 @@ from drillyard.emulator.raft.types import ProposalDropped
 from drillyard.wire import drillpb
 
 V1 = "/pd/api/v1"
+NOT_BOOTSTRAPPED = "[PD:cluster:ErrNotBootstrapped]TiKV cluster not bootstrapped, please start TiKV first"
 JSON_TYPE = "application/json; charset=UTF-8"
 BYTES_TYPE = "application/octet-stream"
 Answer = HttpResponse | Awaitable[HttpResponse]
@@ -148,3 +149,18 @@ def not_a_number(text: str) -> str:
 
 def bad_number(text: str) -> HttpResponse:
     return answer_json(not_a_number(text), 400)
+
+
+def bad_count(text: str) -> HttpResponse:
+    """Go has two readers of numbers, and PD uses both: this is how the other one complains."""
+    return answer_json(f"strconv.Atoi: parsing {json.dumps(text)}: invalid syntax", 400)
+
+
+def bytes_of_hex(text: str) -> bytes:
+    """The bytes of a key in hex; ValueError in the words of Go's decoder."""
+    wrong = next((letter for letter in text if letter not in "0123456789abcdefABCDEF"), None)
+    if wrong is not None:
+        raise ValueError(f"encoding/hex: invalid byte: U+{ord(wrong):04X} {_quoted(wrong)}")
+    if len(text) % 2:
+        raise ValueError("encoding/hex: odd length hex string")
+    return bytes.fromhex(text)

@@ -6,6 +6,7 @@ log, so that the next leader has the same; pauses are the leader's own.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from drillyard.emulator.http import HttpRequest, HttpResponse
@@ -42,8 +43,9 @@ class OperatorRoutes(Room):
     def _get_records(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         since = number(request.first("from", "0"))
         if since is None:
-            return bad_number(request.first("from"))
-        ended = [each for each in lead.placement.controller.records if each.ended_ns >= since * 10**9]
+            return answer_json(f"strconv.ParseInt: parsing {json.dumps(request.first('from'))}: invalid syntax", 400)
+        last = {each.region_id: each for each in lead.placement.controller.records}  # PD keeps one a region
+        ended = [each for each in last.values() if each.ended_ns >= since * 10**9]
         return answer_json([views.operator_record(each) for each in ended]) if ended else answer_json(NO_OPERATOR, 500)
 
     def _get_operator(self, request: HttpRequest, lead: Leadership) -> HttpResponse:

@@ -20,7 +20,9 @@ from drillyard.emulator.pd.routes.answers import (
     Route,
     answer_compact,
     answer_json,
+    bad_count,
     bad_number,
+    bytes_of_hex,
     number,
 )
 from drillyard.emulator.pd.views import CHECKS, Json
@@ -82,9 +84,9 @@ class RegionRoutes(Room):
         key = unquote_to_bytes(urlsplit(request.target).path.rpartition("/")[2].replace("+", " "))
         if request.first("format") == "hex":
             try:
-                key = bytes.fromhex(key.decode("ascii"))
+                key = bytes_of_hex(key.decode("latin-1"))
             except ValueError as error:
-                return answer_json(f"encoding/hex: {error}", 400)
+                return answer_json(str(error), 400)
         return self._region(lead, self._cluster.regions.find(key))
 
     def _get_regions_by_key(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
@@ -92,7 +94,7 @@ class RegionRoutes(Room):
         query = dict(parse_qsl(urlsplit(request.target).query.encode(), keep_blank_values=True))
         limit = number(query.get(b"limit", b"16").decode("ascii", "replace"))
         if limit is None:
-            return bad_number(query[b"limit"].decode("ascii", "replace"))
+            return bad_count(query[b"limit"].decode("ascii", "replace"))
         start, end = query.get(b"key", b""), query.get(b"end_key", b"")
         return self._regions(lead, self._cluster.regions.scan(start, end, limit))
 
@@ -112,14 +114,14 @@ class RegionRoutes(Room):
     def _get_regions_of_store(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         store_id = number(request.params["id"])
         if store_id is None:
-            return bad_number(request.params["id"])
+            return bad_count(request.params["id"])
         metas = [meta for meta in self._cluster.regions if any(peer.store_id == store_id for peer in meta.peers)]
         return self._regions(lead, metas)
 
     def _get_top(self, measure: Measure, request: HttpRequest, lead: Leadership) -> HttpResponse:
         limit = number(request.first("limit", str(TOP)))
         if limit is None:
-            return bad_number(request.first("limit"))
+            return bad_count(request.first("limit"))
         metas = sorted(
             self._cluster.regions, key=lambda meta: measure(meta, lead.reports.regions.get(meta.id)), reverse=True
         )
@@ -128,7 +130,7 @@ class RegionRoutes(Room):
     def _get_siblings(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         region_id = number(request.params["id"])
         if region_id is None:
-            return bad_number(request.params["id"])
+            return bad_count(request.params["id"])
         regions = self._cluster.regions
         meta = regions.get(region_id)
         if meta is None:
@@ -162,8 +164,13 @@ class RegionRoutes(Room):
 
     def _get_sizes(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         sizes = [MEASURES["size"](meta, lead.reports.regions.get(meta.id)) for meta in self._cluster.regions]
-        return answer_json(views.histogram(sizes, number(request.first("bound", "1")) or 1))
+        return self._histogram(request, sizes, 1)
 
     def _get_keys(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         keys = [MEASURES["keys"](meta, lead.reports.regions.get(meta.id)) for meta in self._cluster.regions]
-        return answer_json(views.histogram(keys, number(request.first("bound", "1000")) or 1000))
+        return self._histogram(request, keys, 1000)
+
+    def _histogram(self, request: HttpRequest, values: list[int], least: int) -> HttpResponse:
+        asked = request.first("bound", str(least))
+        width = number(asked)
+        return bad_count(asked) if width is None else answer_json(views.histogram(values, max(width, least)))

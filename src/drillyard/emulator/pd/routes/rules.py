@@ -19,6 +19,7 @@ from drillyard.emulator.pd.routes.answers import (
     Route,
     answer_json,
     bad_number,
+    bytes_of_hex,
     number,
 )
 from drillyard.emulator.pd.views import Json
@@ -105,7 +106,7 @@ class RuleRoutes(Room):
 
     def _get_by_key(self, request: HttpRequest) -> HttpResponse:
         try:
-            bytes.fromhex(request.params["key"])
+            bytes_of_hex(request.params["key"])
         except ValueError as error:
             return answer_json(f"[PD:placement:ErrKeyFormat]key should be in hex format, {error}", 400)
         return answer_json([self._rule()])

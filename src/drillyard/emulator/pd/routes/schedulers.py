@@ -15,8 +15,21 @@ from drillyard.emulator.http import HttpRequest, HttpResponse, error_response
 from drillyard.emulator.pd import views
 from drillyard.emulator.pd.leadership import Leadership
 from drillyard.emulator.pd.placement import CHECKERS
-from drillyard.emulator.pd.routes.answers import V1, Room, Route, answer_json, bad_number, number, read_object
-from drillyard.emulator.pd.schedulers import ALL_KEYS, KINDS, LEADER_BATCH, PER_STORE, STATE_PREFIX, existing
+from drillyard.emulator.pd.routes.answers import (
+    NOT_BOOTSTRAPPED,
+    V1,
+    Answer,
+    ClusterHandler,
+    Handler,
+    Room,
+    Route,
+    answer_json,
+    bad_number,
+    number,
+    read_object,
+)
+from drillyard.emulator.pd.schedulers import ALL_KEYS, KINDS, LEADER_BATCH, PER_STORE, STATE_PREFIX, Condition, existing
+from drillyard.emulator.pd.steps import SECOND_NS
 from drillyard.wire import drillpb, metapb
 
 Json = Any
@@ -25,6 +38,7 @@ EXISTED = "[PD:scheduler:ErrSchedulerExisted]scheduler existed"
 APPLIED = "The scheduler has been applied to the store."
 NO_CHECKER = "[PD:checker:ErrCheckerNotFound]checker not found"
 MAX_BATCH = 10
+DIAGNOSED = ("balance-region-scheduler", "balance-leader-scheduler")
 # Those of the real PD that are not emulated.
 FOREIGN = {
     "balance-witness-scheduler",
@@ -70,9 +84,10 @@ class SchedulerRoutes(Room):
             Route("POST", f"{V1}/schedulers", cluster_handler=self._add),
             Route("DELETE", f"{V1}/schedulers/{{name}}", cluster_handler=self._remove),
             Route("POST", f"{V1}/schedulers/{{name}}", cluster_handler=self._pause),
-            Route("GET", f"{config}/list", cluster_handler=self._get_config),
-            Route("POST", f"{config}/config", cluster_handler=self._set_config),
-            Route("DELETE", f"{config}/delete/{{id}}", cluster_handler=self._remove_store),
+            Route("GET", f"{V1}/schedulers/diagnostic/{{name}}", cluster_handler=self._diagnose),
+            Route("GET", f"{config}/list", handler=self._configured(self._get_config)),
+            Route("POST", f"{config}/config", handler=self._configured(self._set_config)),
+            Route("DELETE", f"{config}/delete/{{id}}", handler=self._configured(self._remove_store)),
             Route("GET", f"{V1}/checker/{{name}}", cluster_handler=self._get_checker),
             Route("POST", f"{V1}/checker/{{name}}", cluster_handler=self._pause_checker),
         )
@@ -197,12 +212,40 @@ class SchedulerRoutes(Room):
         delay = wanted.get("delay")
         if isinstance(delay, bool) or not isinstance(delay, int):
             return answer_json("missing pause time", 400)
+        if delay < 0:
+            return answer_json("delay cannot be negative", 400)
         if name not in CHECKERS:
             return answer_json(NO_CHECKER, 500)
         lead.placement.pause_checker(name, lead.clock.now_ns(), delay)
-        return answer_json("Pause or resume the checker successfully.")
+        return answer_json(f"{'Pause' if delay else 'Resume'} the checker successfully.")
+
+    # ---- what they are at ----
+
+    def _diagnose(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        """A scheduler's state in a word, with what holds it back if that is a limit."""
+        name, now_ns = request.params["name"], lead.clock.now_ns()
+        if name not in DIAGNOSED:
+            return answer_json(f"[PD:diagnostic:ErrSchedulerUndiagnosable]{name} hasn't supported diagnostic", 500)
+        condition = lead.placement.condition_of(name, now_ns)
+        if condition is None:
+            return answer_json(f"[PD:diagnostic:ErrNoDiagnosticResult]{name} has no diagnostic result", 500)
+        summary = f"{name} reach limit" if condition is Condition.PENDING else ""
+        return answer_json(
+            {"name": name, "status": condition.value, "summary": summary, "timestamp": now_ns // SECOND_NS}
+        )
 
     # ---- their own settings ----
+
+    def _configured(self, handler: ClusterHandler) -> Handler:
+        """The handlers under `scheduler-config` are the schedulers' own, and say in another way that there is none."""
+
+        def answer(request: HttpRequest) -> Answer:
+            lead = self._member.lead
+            if lead is None or not self._cluster.bootstrapped:
+                return answer_json(NOT_BOOTSTRAPPED, 406)
+            return handler(request, lead)
+
+        return answer
 
     def _get_config(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         name = request.params["name"]
