@@ -21,8 +21,8 @@ BUNDLE = {"group_id": "pd", "group_index": 0, "group_override": False, "rules": 
 UPDATED = "The config is updated."
 
 
-def coded(message: str) -> dict[str, Any]:
-    return {"code": "input", "msg": message, "data": {}}
+def coded(message: str, **data: Any) -> dict[str, Any]:
+    return {"code": "input", "msg": message, "data": data}
 
 
 NO_STORE = "[PD:core:ErrStoreNotFound]store 9 not found"
@@ -41,14 +41,21 @@ REFUSED: list[tuple[str, str, object, int, object]] = [
     ("POST", "store/9/state?state=Up", None, 404, NO_STORE),
     ("POST", "store/1/state?state=Sideways", None, 400, "invalid state Sideways"),
     ("POST", "store/x/state?state=Up", None, 400, NO_NUMBER),
-    ("POST", "store/1/label", b"", 400, coded("unexpected end of JSON input")),
-    ("POST", "store/1/label", b"bad", 400, coded("invalid character 'b' looking for beginning of value")),
+    ("POST", "store/1/label", b"", 400, coded("unexpected end of JSON input", Offset=0)),
+    ("POST", "store/1/label", b"bad", 400, coded("invalid character 'b' looking for beginning of value", Offset=1)),
     (
         "POST",
         "store/1/label",
         [1],
         400,
-        coded("json: cannot unmarshal array into Go value of type map[string]interface {}"),
+        coded(
+            "json: cannot unmarshal array into Go value of type map[string]interface {}",
+            Value="array",
+            Type={},
+            Offset=1,
+            Struct="",
+            Field="",
+        ),
     ),
     (
         "POST",
@@ -121,7 +128,8 @@ READ: list[tuple[str, object]] = [
     ("config/rules/group/x", None),
     ("config/rules/key/00ff", [RULE]),
     ("config/rule/pd/default", RULE),
-    ("config/rule_groups", []),
+    ("config/rule_groups", [{"id": "pd"}]),
+    ("config/rule_group/pd", {"id": "pd"}),
     ("config/placement-rule", [BUNDLE]),
     ("config/placement-rule/pd", BUNDLE),
     (

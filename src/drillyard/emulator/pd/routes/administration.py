@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from drillyard.emulator.http import HttpRequest, HttpResponse
 from drillyard.emulator.pd.leadership import Leadership
-from drillyard.emulator.pd.routes.answers import V1, Room, Route, answer_json, read_json, read_object
+from drillyard.emulator.pd.routes.answers import V1, Room, Route, answer_json, read_object
+from drillyard.emulator.pd.routes.go import NoJson, json_of
 from drillyard.emulator.pd.settings import LEGAL_LEVELS
 from drillyard.emulator.pd.views import Json
 
@@ -28,7 +29,10 @@ class AdminRoutes(Room):
         )
 
     def _set_log_level(self, request: HttpRequest) -> HttpResponse:
-        level = read_json(request)
+        try:
+            level = json_of(request.body)
+        except NoJson as error:
+            return answer_json(error.mistake.message, 400)
         if not isinstance(level, str) or level.lower() not in LEGAL_LEVELS:
             return answer_json(f"log level {level} is illegal", 400)
         self._member.set_log_level(level.lower())

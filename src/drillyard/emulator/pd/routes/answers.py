@@ -16,6 +16,7 @@ from drillyard.emulator.pd.consensus import Undetermined
 from drillyard.emulator.pd.leadership import Leadership
 from drillyard.emulator.pd.member import PdMember
 from drillyard.emulator.pd.outcomes import Outcome
+from drillyard.emulator.pd.routes.go import NoJson, json_kind, json_of, quoted, wrong_kind
 from drillyard.emulator.pd.views import Json, go_json
 from drillyard.emulator.raft.types import ProposalDropped
 from drillyard.wire import drillpb
@@ -79,55 +80,25 @@ def answer_compact(value: Json) -> HttpResponse:
 def read_json(request: HttpRequest) -> Json:
     """The JSON of a body; `Refused` if it is none."""
     try:
-        return json.loads(request.body)
-    except ValueError as error:
-        raise Refused(bad_input(go_json_error(request.body, error))) from error
+        return json_of(request.body)
+    except NoJson as error:
+        raise Refused(bad_input(error.mistake.message, {"Offset": error.mistake.offset})) from error
 
 
 def read_object(request: HttpRequest) -> dict[str, Json]:
     """A body that has to be a JSON object."""
     value = read_json(request)
     if not isinstance(value, dict):
-        kind = go_kind(value)
-        raise Refused(bad_input(f"json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"))
+        text = request.body.decode("utf-8", "replace").rstrip()
+        offset = 1 + len(text) - len(text.lstrip()) if isinstance(value, list) else len(text)
+        data = {"Value": json_kind(value), "Type": {}, "Offset": offset, "Struct": "", "Field": ""}
+        raise Refused(bad_input(wrong_kind(value), data))
     return value
 
 
-def go_kind(value: Json) -> str:
-    """What Go's JSON decoder calls a value."""
-    kinds = ((bool, "bool"), (str, "string"), (list, "array"), (dict, "object"))
-    return next((name for kind, name in kinds if isinstance(value, kind)), "number")
-
-
-# What Go's decoder says it was looking for where Python's stopped.
-_EXPECTED = (
-    ("Expecting value", "looking for beginning of value"),
-    ("Expecting property name", "looking for beginning of object key string"),
-    ("Illegal trailing comma", "looking for beginning of object key string"),
-    ("Expecting ':'", "after object key"),
-    ("Expecting ','", "after object key:value pair"),
-    ("Extra data", "after top-level value"),
-)
-
-
-def go_json_error(body: bytes, error: ValueError) -> str:
-    """A mistake in JSON, in the words of Go's decoder."""
-    if not isinstance(error, json.JSONDecodeError):
-        return "invalid UTF-8 in JSON input"
-    place = error.pos
-    if place >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated"):
-        return "unexpected end of JSON input"
-    looked_for = next((text for start, text in _EXPECTED if error.msg.startswith(start)), "in JSON input")
-    return f"invalid character {_quoted(error.doc[place])} {looked_for}"
-
-
-def _quoted(character: str) -> str:
-    return {"'": r"'\\''", '"': "'\"'"}.get(character, repr(character))
-
-
-def bad_input(message: str) -> HttpResponse:
+def bad_input(message: str, data: Json = None) -> HttpResponse:
     """A mistake in a path or body, in the shape that PD gives coded errors."""
-    shaped = answer_json({"code": "input", "msg": message, "data": {}}, 400)
+    shaped = answer_json({"code": "input", "msg": message, "data": data or {}}, 400)
     return HttpResponse(shaped.status, shaped.body, shaped.content_type, (("TiDB-Error-Code", "input"),))
 
 
@@ -160,7 +131,7 @@ def bytes_of_hex(text: str) -> bytes:
     """The bytes of a key in hex; ValueError in the words of Go's decoder."""
     wrong = next((letter for letter in text if letter not in "0123456789abcdefABCDEF"), None)
     if wrong is not None:
-        raise ValueError(f"encoding/hex: invalid byte: U+{ord(wrong):04X} {_quoted(wrong)}")
+        raise ValueError(f"encoding/hex: invalid byte: U+{ord(wrong):04X} {quoted(wrong)}")
     if len(text) % 2:
         raise ValueError("encoding/hex: odd length hex string")
     return bytes.fromhex(text)

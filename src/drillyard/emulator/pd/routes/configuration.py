@@ -10,6 +10,7 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from drillyard.emulator.http import HttpRequest, HttpResponse
 from drillyard.emulator.pd import config, views
@@ -21,10 +22,9 @@ from drillyard.emulator.pd.routes.answers import (
     Route,
     answer_json,
     bad_input,
-    go_json_error,
-    go_kind,
     read_object,
 )
+from drillyard.emulator.pd.routes.go import NoJson, json_of, wrong_kind
 from drillyard.emulator.pd.settings import LEGAL_LEVELS, full_name, mistake_of
 from drillyard.emulator.pd.stores import parse_version
 from drillyard.emulator.pd.views import Json
@@ -57,11 +57,15 @@ class ConfigRoutes(Room):
         )
 
     def _get_default(self, request: HttpRequest) -> HttpResponse:
-        """What a member would show that was started without flags."""
+        """What a member would show that was started without flags, but for what it fills in only when it starts."""
         name = f"pd-{platform.node()}"
         client, peer = "http://127.0.0.1:2379", "http://127.0.0.1:2380"
-        options = config.Options(name, f"default.{name}", client, client, peer, peer, f"{name}={peer}")
-        return answer_json(config.document(config.Settings(options, dict), Cluster()))
+        data_dir = str(Path(f"default.{name}").resolve())
+        options = config.Options(name, data_dir, client, client, peer, peer, f"{name}={peer}", log_level="")
+        document = config.document(config.Settings(options, dict), Cluster())
+        document["schedule"]["max-merge-region-keys"] = 0
+        document["label-property"] = None
+        return answer_json(document)
 
     def _get_schedule(self, request: HttpRequest) -> HttpResponse:
         return answer_json(config.schedule(self._member.settings, self._cluster))
@@ -111,7 +115,7 @@ class ConfigRoutes(Room):
 
     async def _set_section(self, request: HttpRequest, section: str) -> HttpResponse:
         """Some settings of one section. What is no setting at all is passed over, as PD does."""
-        wanted = _object(request)
+        wanted = read_object(request) if section == "replication" else _object(request)
         shown = config.schedule(self._member.settings, self._cluster) if section == "schedule" else {}
         shown = shown or config.replication(self._member.settings)
         named = {f"{section}.{key}": value for key, value in wanted.items() if key in shown}
@@ -183,14 +187,11 @@ class ConfigRoutes(Room):
 def _object(request: HttpRequest) -> dict[str, Json]:
     """The settings in a body. PD answers a mistake in it as plain JSON text here, not as coded input."""
     try:
-        wanted = json.loads(request.body)
-    except ValueError as error:
-        raise Refused(answer_json(go_json_error(request.body, error), 400)) from error
+        wanted = json_of(request.body)
+    except NoJson as error:
+        raise Refused(answer_json(error.mistake.message, 400)) from error
     if not isinstance(wanted, dict):
-        kind = go_kind(wanted)
-        raise Refused(
-            answer_json(f"json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}", 400)
-        )
+        raise Refused(answer_json(wrong_kind(wanted), 400))
     return wanted
 
 

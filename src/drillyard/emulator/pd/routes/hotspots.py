@@ -6,7 +6,6 @@ history of hot regions, so it is empty. Requests a second are not reported by st
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,7 +14,8 @@ from drillyard.emulator.pd import views
 from drillyard.emulator.pd.hotspots import HotPeer
 from drillyard.emulator.pd.leadership import Leadership
 from drillyard.emulator.pd.reports import StoreReport
-from drillyard.emulator.pd.routes.answers import V1, Room, Route, answer_json, go_json_error, number
+from drillyard.emulator.pd.routes.answers import V1, Room, Route, answer_json, number
+from drillyard.emulator.pd.routes.go import NoJson, json_of
 from drillyard.emulator.pd.views import Json
 from drillyard.wire import metapb
 
@@ -102,9 +102,9 @@ class HotspotRoutes(Room):
 
     def _get_history(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         try:
-            json.loads(request.body)
-        except ValueError as error:
-            return answer_json(go_json_error(request.body, error), 400)
+            json_of(request.body)
+        except NoJson as error:
+            return answer_json(error.mistake.message, 400)
         return answer_json({"history_hot_region": None})
 
     # ---- stores ----

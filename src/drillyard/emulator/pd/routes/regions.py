@@ -103,9 +103,9 @@ class RegionRoutes(Room):
         if "startKey" not in request.query or "endKey" not in request.query:
             return error_response("404 page not found", 404)
         try:
-            start, end = (bytes.fromhex(request.first(name)) for name in ("startKey", "endKey"))
+            start, end = (bytes_of_hex(request.first(name)) for name in ("startKey", "endKey"))
         except ValueError as error:
-            return answer_json(f"encoding/hex: {error}", 400)
+            return answer_json(str(error), 400)
         replicas = self._member.settings.replicas()
         regions = self._cluster.regions.scan(start, end, 0)
         whole = all([peer.role for peer in meta.peers] == [metapb.Voter] * replicas for meta in regions)

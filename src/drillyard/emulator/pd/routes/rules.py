@@ -21,6 +21,7 @@ from drillyard.emulator.pd.routes.answers import (
     bad_number,
     bytes_of_hex,
     number,
+    read_json,
 )
 from drillyard.emulator.pd.views import Json
 
@@ -52,13 +53,13 @@ class RuleRoutes(Room):
             "rules/region/{id}": self._get_by_region,
             "rules/key/{key}": self._get_by_key,
             "rule/{group}/{id}": self._get_rule,
-            "rule_groups": lambda request: answer_json([]),  # only groups that somebody configured are listed
-            "rule_group/{id}": lambda request: answer_json(None, 404),
+            "rule_groups": lambda request: answer_json([{"id": GROUP}]),
+            "rule_group/{id}": self._get_group,
             "placement-rule": lambda request: answer_json([self._bundle(GROUP)]),
             "placement-rule/{group}": lambda request: answer_json(self._bundle(request.params["group"])),
         }
         shown = [Route("GET", f"{V1}/config/{path}", cluster_handler=self._ruled(read)) for path, read in reads.items()]
-        refused = self._ruled(lambda request: answer_json(UNSUPPORTED, 400))
+        refused = self._ruled(_refuse)
         return [*shown, *(Route(method, f"{V1}/config/{path}", cluster_handler=refused) for method, path in WRITES)]
 
     def _ruled(self, read: Callable[[HttpRequest], HttpResponse]) -> ClusterHandler:
@@ -88,6 +89,9 @@ class RuleRoutes(Room):
     def _rules_of(self, group: str) -> Json:
         return [self._rule()] if group == GROUP else None
 
+    def _get_group(self, request: HttpRequest) -> HttpResponse:
+        return answer_json({"id": GROUP}) if request.params["id"] == GROUP else answer_json(None, 404)
+
     def _bundle(self, group: str) -> Json:
         return {"group_id": group, "group_index": 0, "group_override": False, "rules": self._rules_of(group)}
 
@@ -110,3 +114,10 @@ class RuleRoutes(Room):
         except ValueError as error:
             return answer_json(f"[PD:placement:ErrKeyFormat]key should be in hex format, {error}", 400)
         return answer_json([self._rule()])
+
+
+def _refuse(request: HttpRequest) -> HttpResponse:
+    """No rule is changed; what is no JSON is told first, as the real one does."""
+    if request.method == "POST":
+        read_json(request)
+    return answer_json(UNSUPPORTED, 400)
