@@ -15,9 +15,9 @@ from drillyard.emulator.pd.cluster import UNHEALTHY_AFTER_NS, state_name
 from drillyard.emulator.pd.events import Events
 from drillyard.emulator.pd.leadership import Leadership
 from drillyard.emulator.pd.member import PdMember
-from drillyard.emulator.pd.picture import NEW_CLUSTER_REGIONS, NEW_CLUSTER_SPACE
+from drillyard.emulator.pd.picture import NEW_CLUSTER_REGIONS, NEW_CLUSTER_SPACE, fullness
 from drillyard.emulator.pd.reports import StoreReport
-from drillyard.emulator.pd.views import CHECKS, checked, region_score
+from drillyard.emulator.pd.views import CHECKS, checked
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
 from drillyard.wire import metapb
 from drillyard.wire.rpc import Handlers, RpcError
@@ -135,7 +135,7 @@ class PdMetrics:
                 "leader_size": total.leader_size,
                 "learner_count": total.learners,
                 "region_count": total.regions,
-                "region_score": region_score(capacity, available, total.region_size) / max(profile.region_weight, 1e-6),
+                "region_score": fullness(capacity, available, total.region_size) / max(profile.region_weight, 1e-6),
                 "region_size": total.region_size,
                 "store_available": available,
                 "store_capacity": capacity,

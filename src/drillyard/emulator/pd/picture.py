@@ -22,6 +22,7 @@ GIB = float(1 << 30)
 NEW_CLUSTER_REGIONS = 100  # with fewer regions a store is not called low on space while it has this much:
 NEW_CLUSTER_SPACE = 8 << 30
 DEFAULT_LIMIT = 15.0  # steps a minute that a store takes, unless somebody set it
+LOW_SPACE_RATIO = 0.8
 MIN_WEIGHT = 1e-6
 JOINT = (metapb.IncomingVoter, metapb.DemotingVoter)
 
@@ -138,21 +139,24 @@ class StoreView:
         return (amount + delta) / max(self.leader_weight, MIN_WEIGHT)
 
     def region_score(self, low_space_ratio: float, delta: float = 0) -> float:
-        """What it holds, weighed by how little space it has left: PD's formula v2.
+        """What it holds, weighed by how little space it has left.
 
-        Where a delta takes away more than there is, the real formula leaves the delta out; on small regions that makes
+        Where a delta takes away more than there is, the real one leaves the delta out; on small regions that makes
         a store look fuller for every peer that leaves it, so here nothing is left.
         """
         size = max(0.0, self.region_size + delta)
-        capacity, free = self.capacity / GIB, self.available / GIB
-        low = max(50.0, capacity * (1 - low_space_ratio))
-        if free >= capacity or capacity < 1:
-            score = float(size)
-        elif free > low:
-            score = (1 + 256 * (math.log(capacity) - math.log(free - low + 1)) / (capacity - free + low - 1)) * size
-        else:
-            score = (1 + 256 * math.log(capacity) / capacity) * size + 1e10 * (low - free) / low
-        return score / max(self.region_weight, MIN_WEIGHT)
+        return fullness(self.capacity, self.available, size, low_space_ratio) / max(self.region_weight, MIN_WEIGHT)
+
+
+def fullness(capacity: int, available: int, size_mib: float, low_space_ratio: float = LOW_SPACE_RATIO) -> float:
+    """How full a store is for balancing, by PD's second formula: its size, until space becomes scarce."""
+    whole, free = capacity / GIB, available / GIB
+    low = max(50.0, whole * (1 - low_space_ratio))
+    if free >= whole or whole < 1:
+        return float(size_mib)
+    if free > low:
+        return (1 + 256 * (math.log(whole) - math.log(free - low + 1)) / (whole - free + low - 1)) * size_mib
+    return (1 + 256 * math.log(whole) / whole) * size_mib + 1e10 * (low - free) / low
 
 
 class Picture:

@@ -19,6 +19,7 @@ from drillyard.emulator.pd.picture import Picture, RegionView
 from drillyard.emulator.pd.placement import Placement
 from drillyard.emulator.pd.scatter import summary
 from drillyard.wire import metapb, pdpb
+from drillyard.wire.keys import from_hex
 
 CANNOT_ADD = "[PD:operator:ErrAddOperator]failed to add operator, maybe already have one"
 ROLES = {
@@ -193,7 +194,7 @@ class Desk:
         keys: list[bytes] = []
         for text in texts if chosen == pdpb.USEKEY else ():
             try:
-                keys.append(bytes.fromhex(text))
+                keys.append(from_hex(text))
             except ValueError as error:
                 raise Refused(f"split key {text} is not in hex format") from error
         self.start(split_operator("admin-split-region", region, Kind.ADMIN, chosen, keys))
@@ -208,7 +209,7 @@ class Desk:
         start, end = _text(wanted, "start_key"), _text(wanted, "end_key")
         if start and end:
             try:
-                within = self.picture.within(bytes.fromhex(start), bytes.fromhex(end))
+                within = self.picture.within(from_hex(start), from_hex(end))
             except ValueError as error:
                 return {"processed-percentage": 0, "error": f"encoding/hex: {error}"}
             region_ids: Sequence[int] = [region.id for region in within]

@@ -7,13 +7,13 @@ compared with a clock is an argument. Nothing here serves or decides anything.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from drillyard.emulator.pd.cluster import Cluster, state_name
 from drillyard.emulator.pd.operators import Operator, Status
+from drillyard.emulator.pd.picture import fullness
 from drillyard.emulator.pd.reports import RegionReport, Reports, StoreTotals
 from drillyard.wire import drillpb, metapb, pdpb
 
@@ -155,17 +155,6 @@ def store_meta(store: metapb.Store, last_heard_ns: int, name: str) -> Json:
     return {key: value for key, value in fields.items() if value} | {"state_name": name}
 
 
-def region_score(capacity: int, available: int, size_mib: int) -> float:
-    """How full a store is for balancing, by PD's second formula with its default ratios."""
-    size, free = capacity / GIB, available / GIB
-    low = max(50.0, size * 0.2)
-    if free >= size or size < 1:
-        return float(size_mib)
-    if free > low:
-        return (1 + 256 * (math.log(size) - math.log(free - low + 1)) / (size - free + low - 1)) * size_mib
-    return (1 + 256 * math.log(size) / size) * size_mib + 1e10 * (low - free) / low
-
-
 class StoreViews:
     """The stores at one instant."""
 
@@ -195,8 +184,7 @@ class StoreViews:
             "leader_size": totals.leader_size,
             "region_count": totals.regions,
             "region_weight": profile.region_weight,
-            "region_score": region_score(capacity, available, totals.region_size)
-            / max(profile.region_weight, MIN_WEIGHT),
+            "region_score": fullness(capacity, available, totals.region_size) / max(profile.region_weight, MIN_WEIGHT),
             "region_size": totals.region_size,
         }
         if totals.learners:

@@ -38,6 +38,7 @@ EXISTED = "[PD:scheduler:ErrSchedulerExisted]scheduler existed"
 APPLIED = "The scheduler has been applied to the store."
 NO_CHECKER = "[PD:checker:ErrCheckerNotFound]checker not found"
 MAX_BATCH = 10
+LONGEST_PAUSE_S = 10**9  # thirty years; a time must be told that a calendar has
 DIAGNOSED = ("balance-region-scheduler", "balance-leader-scheduler")
 # Those of the real PD that are not emulated.
 FOREIGN = {
@@ -134,7 +135,7 @@ class SchedulerRoutes(Room):
 
     async def _add_store(self, name: str, wanted: dict[str, Json], known: Json) -> HttpResponse:
         store_id = wanted.get("store_id")
-        if isinstance(store_id, bool) or not isinstance(store_id, int | float):
+        if isinstance(store_id, bool) or not isinstance(store_id, int | float) or not 0 <= store_id < 1 << 64:
             return answer_json("missing store id", 400)
         key = str(int(store_id))
         stores = dict((known or {}).get("store-id-ranges", {}))
@@ -198,7 +199,7 @@ class SchedulerRoutes(Room):
         if name != "all" and name not in names:
             return answer_json(NOT_FOUND, 500)
         for each in names if name == "all" else [name]:
-            lead.placement.schedulers.pause(each, lead.clock.now_ns(), delay)
+            lead.placement.schedulers.pause(each, lead.clock.now_ns(), min(delay, LONGEST_PAUSE_S))
         return answer_json("Pause or resume the scheduler successfully.")
 
     def _get_checker(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
