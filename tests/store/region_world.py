@@ -183,7 +183,7 @@ class World:
                 self._hear(report.region)
         for region, peer_id in store.leaderless():
             covering = next((known for known in self.known.values() if known.has_key(region.start)), None)
-            store.validate(region.id, peer_id, self.known.get(region.id), covering)
+            store.validate(region.id, peer_id, self.known, covering)
         self.turn(store.id)
 
     def _hear(self, region: Region) -> None:

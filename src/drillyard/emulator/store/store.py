@@ -494,26 +494,38 @@ class Store:
             if replica.leaderless_ticks >= limit and not replica.is_installing
         ]
 
-    def validate(self, region_id: int, peer_id: int, known: Region | None, covering: Region | None) -> Verdict:
-        """What PD knows of a leaderless replica's region, and which region has its first key by now.
+    def validate(self, region_id: int, peer_id: int, known: Mapping[int, Region], covering: Region | None) -> Verdict:
+        """What PD knows: the regions that have replicas here, and which one has the first key of the leaderless one.
 
         A peer that a newer epoch lacks is destroyed. So is one of a region that PD has forgotten while a newer region
-        has its range: it was merged into that one.
+        has its range: it was merged into that one. But then a replica of the target that is behind may still be here,
+        and could not go on without it; so that waits until nobody here is behind.
         """
         replica = self._same(region_id, peer_id)
         if replica is None or replica.is_destroyed or replica.is_installing or replica.leaderless_ticks == 0:
             return Verdict.VALID
         replica.leaderless_ticks = 0  # it is asked again after as long
-        mine = replica.region
-        if known is None:
-            if covering is None or not mine.is_initialized or covering.epoch.version <= mine.epoch.version:
+        mine, now = replica.region, known.get(region_id)
+        if now is None:
+            is_newer = covering is not None and covering.epoch.version > mine.epoch.version
+            if (
+                not mine.is_initialized
+                or not is_newer
+                or any(self._is_behind(other, known) for other in self._living())
+            ):
                 return Verdict.UNKNOWN
-        elif known.epoch.version < mine.epoch.version or known.epoch.conf_ver < mine.epoch.conf_ver:
+        elif now.epoch.version < mine.epoch.version or now.epoch.conf_ver < mine.epoch.conf_ver:
             return Verdict.EPOCH_ERROR
-        elif known.peer(peer_id) is not None:
+        elif now.peer(peer_id) is not None:
             return Verdict.VALID
         self._destroy(replica)
         return Verdict.STALE
+
+    @staticmethod
+    def _is_behind(replica: Replica, known: Mapping[int, Region]) -> bool:
+        now = known.get(replica.region.id)
+        is_member = now is not None and now.peer(replica.me.id) is not None
+        return is_member and now is not None and now.epoch.version > replica.region.epoch.version
 
     def unmeasured(self) -> list[Region]:
         """Regions whose size is no longer known well enough."""

@@ -12,8 +12,9 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from bisect import bisect_left, insort
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -69,6 +70,7 @@ from drillyard.wire.rpc import RpcError, Status
 Ticket = Callable[[Outcome], None]
 
 TURN_S = 0.004
+SNAPSHOTS_IN_LINE = 16  # to be sent; each holds a view, which keeps files from being removed
 APPEND_FLOOR_BYTES = 16 << 20  # with less free space a follower takes no more entries, so as not to break its storage
 
 
@@ -174,6 +176,7 @@ class Engine:
         self.storage = storage
         self.on_reports_due: Callable[[set[int]], None] = lambda due: None
         self.on_split: Callable[[tuple[Region, ...], bool], None] = lambda regions, leads: None
+        self.on_snapshot: Callable[[str, str, int], None] = lambda kind, status, size: None
         self.on_broken: Callable[[Exception], None] = lambda error: None
         self._log = log
         self._transport = transport
@@ -287,7 +290,7 @@ class Engine:
         self._settings = settings
         self.store.reconfigure(settings)
 
-    def validate(self, region_id: int, peer_id: int, known: Region | None, covering: Region | None) -> Verdict:
+    def validate(self, region_id: int, peer_id: int, known: Mapping[int, Region], covering: Region | None) -> Verdict:
         verdict = self.store.validate(region_id, peer_id, known, covering)
         self.wake()
         return verdict
@@ -403,7 +406,7 @@ class Engine:
         for envelope in work.messages:
             self._send(envelope)
         for envelope in work.snapshots:
-            self._keep(self._send_snapshot(envelope, self.storage.view()))
+            self._queue_snapshot(envelope)
         if work.install:
             self._begin_install(work)
         elif work.ready is not None:
@@ -469,24 +472,41 @@ class Engine:
 
     # ---- snapshots ----
 
+    def _queue_snapshot(self, envelope: Envelope) -> None:
+        """Raft asks again for what is not taken into the line."""
+        if self._sending >= SNAPSHOTS_IN_LINE:
+            region_id, peer_id = envelope.region_id, envelope.to.id
+            self._loop.call_soon(lambda: self._guard(lambda: self.store.report_snapshot(region_id, peer_id, ok=False)))
+            return
+        self._sending += 1
+        self._keep(self._send_snapshot(envelope, self.storage.view()))
+
     async def _send_snapshot(self, envelope: Envelope, view: View) -> None:
         assert envelope.region is not None
         region_id, peer = envelope.region_id, envelope.to
         packed = pack_envelope(envelope, self.identity.cluster_id)
-        self._sending += 1
+        size, ok = 0, False
+
+        async def parts(region: Region) -> AsyncIterator[bytes]:
+            nonlocal size
+            async with contextlib.aclosing(parts_of(region, view)) as walk:
+                async for part in walk:
+                    size += len(part)
+                    yield part
+
         try:
-            await self._transport.send_snapshot(peer.store_id, packed, parts_of(envelope.region, view))
+            await self._transport.send_snapshot(peer.store_id, packed, parts(envelope.region))
             ok = True
             self._refused.pop(peer.id, None)
             self._log.info("snapshot sent", region_id=region_id, to_peer_id=peer.id)
         except RpcError as error:
-            ok = False
             if self._refused.get(peer.id) != str(error):  # Raft tries again soon: one line for each reason
                 self._refused[peer.id] = str(error)
                 self._log.warn("failed to send snapshot", region_id=region_id, to_peer_id=peer.id, err=error)
         finally:
             self._sending -= 1
             view.close()
+        self.on_snapshot("generate", "success" if ok else "fail", size)
         self._guard(lambda: self.store.report_snapshot(region_id, peer.id, ok))
 
     def _begin_install(self, work: RegionReady) -> None:
@@ -502,6 +522,7 @@ class Engine:
             number = work.ready.number
             for envelope in work.deferred:
                 self._send(envelope)
+            self.on_snapshot("apply", "success", 0)
             self._log.info("snapshot installed", region_id=work.region.id, index=work.applied)
             self._guard(lambda: self.store.installed(work.region.id, work.peer_id, number))
 

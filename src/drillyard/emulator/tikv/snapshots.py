@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from google.protobuf.message import DecodeError
 
@@ -34,7 +34,7 @@ PART_BYTES = 128 << 10
 _LENGTH = struct.Struct(">I")
 
 
-async def parts_of(region: Region, view: View) -> AsyncIterator[bytes]:
+async def parts_of(region: Region, view: View) -> AsyncGenerator[bytes, None]:
     """The region and its pairs as the view shows them."""
     yield _framed(drillpb.SnapshotPart(region=pack_region(region), absorbed=region.absorbed))
     part, size = drillpb.SnapshotPart(), 0

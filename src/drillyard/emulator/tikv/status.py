@@ -22,6 +22,7 @@ from drillyard.emulator.tikv.region_meta import region_meta
 from drillyard.emulator.version import EMULATED_VERSION, GIT_HASH
 
 _SWITCH = ("true", "false")
+SIZES = tuple(float(1 << power) for power in range(10, 31, 2))
 MOST_DIGITS = 20  # of a number of 64 bits
 
 
@@ -143,6 +144,18 @@ class StatusServer:
         missing = metrics.gauge("tikv_raftstore_leader_missing", "Regions whose leader is not known here.").labels()
         traffic = metrics.gauge("tikv_raftstore_snapshot_traffic_total", "Snapshots on their way.", ("type",))
         hibernated = metrics.gauge("tikv_raftstore_hibernated_peer_state", "Peers that sleep or not.", ("state",))
+
+        snapshots = metrics.counter(
+            "tikv_raftstore_snapshot_total", "Snapshots sent and installed.", ("type", "status")
+        )
+        snapshot_size = metrics.histogram("tikv_snapshot_size", "The bytes of a snapshot.", (), SIZES).labels()
+
+        def count_snapshot(kind: str, status: str, size: int) -> None:
+            snapshots.labels(kind, status).inc()
+            if kind == "generate" and status == "success":
+                snapshot_size.observe(size)
+
+        engine.on_snapshot = count_snapshot
 
         def update() -> None:
             storage, replicas = engine.storage, engine.store.replicas.values()

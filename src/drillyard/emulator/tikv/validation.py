@@ -15,7 +15,7 @@ from drillyard.emulator.store.region import Region
 from drillyard.emulator.tikv.engine import Engine
 from drillyard.emulator.tikv.pd import PdClient
 from drillyard.emulator.tikv.records import unpack_region
-from drillyard.wire import metapb, pdpb, services
+from drillyard.wire import pdpb, services
 
 
 class Validation:
@@ -35,16 +35,29 @@ class Validation:
                 await self._ask_about(region, peer_id)
 
     async def _ask_about(self, region: Region, peer_id: int) -> None:
-        by_id = pdpb.GetRegionByIDRequest(header=pdpb.RequestHeader(), region_id=region.id)
-        by_key = pdpb.GetRegionRequest(header=pdpb.RequestHeader(), region_key=region.start)
-        known = await self._pd.attempt(services.PD.GetRegionByID, by_id)
-        covering = await self._pd.attempt(services.PD.GetRegion, by_key)
-        if known is None or covering is None:
+        known: dict[int, Region] = {}
+        if not await self._learn(region.id, known):
             return
-        verdict = self._engine.validate(region.id, peer_id, _region_in(known.region), _region_in(covering.region))
+        covering = None
+        if region.id not in known:  # it may be a part of another region by now; then all regions here matter
+            by_key = pdpb.GetRegionRequest(header=pdpb.RequestHeader(), region_key=region.start)
+            answer = await self._pd.attempt(services.PD.GetRegion, by_key)
+            if answer is None or not answer.region.id:
+                return
+            covering = unpack_region(answer.region)
+            for other in tuple(self._engine.store.replicas):
+                if not await self._learn(other, known):
+                    return
+        verdict = self._engine.validate(region.id, peer_id, known, covering)
         self._verdicts.labels(verdict.value).inc()
-        self._log.info("asked PD about a peer without a leader", region_id=region.id, peer_id=peer_id, verdict=verdict)
+        self._log.info(
+            "asked PD about a peer without a leader", region_id=region.id, peer_id=peer_id, verdict=verdict.value
+        )
 
-
-def _region_in(packed: metapb.Region) -> Region | None:
-    return unpack_region(packed) if packed.id else None
+    async def _learn(self, region_id: int, known: dict[int, Region]) -> bool:
+        """Whether PD answered; what it knows is put into `known`."""
+        request = pdpb.GetRegionByIDRequest(header=pdpb.RequestHeader(), region_id=region_id)
+        answer = await self._pd.attempt(services.PD.GetRegionByID, request)
+        if answer is not None and answer.region.id:
+            known[region_id] = unpack_region(answer.region)
+        return answer is not None
