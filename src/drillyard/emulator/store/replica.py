@@ -15,7 +15,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from google.protobuf.message import DecodeError
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import (
-    Configuration,
     Entry,
     HardState,
     Message,
@@ -43,9 +41,7 @@ from drillyard.emulator.store.commands import (
     apply_write,
     decode_change,
     decode_split,
-    encode_change,
     encode_compaction,
-    encode_split,
     encode_write,
     first_foreign_key,
     unpack_region,
@@ -77,14 +73,10 @@ from drillyard.emulator.store.messages import (
 from drillyard.emulator.store.region import (
     ChangeRefused,
     Epoch,
-    Part,
     Peer,
-    PeerChange,
-    PeerRole,
     Region,
     change_peers,
     configuration_of,
-    raft_change,
     split_region,
 )
 from drillyard.emulator.store.settings import Settings
@@ -157,7 +149,7 @@ class Replica:
         self._backlog: deque[Entry] = deque()  # committed, and not applied yet
         self._is_held = False  # by a merge whose source has not come to its end here
         self._merged: list[tuple[Region, int]] = []
-        self._asked_to_merge: tuple[int, int] = (0, 0)  # the source and the tick when its CommitMerge was proposed
+        self.asked_to_merge: tuple[int, int] = (0, 0)  # the source and the tick when its CommitMerge was proposed
         self._record_due = not region.is_initialized
         self._incoming: Region | None = None
         self._compact_to = 0
@@ -220,101 +212,6 @@ class Replica:
             return ReadIndexNotReady(self.region.id, "the region is being merged into another one")
         self._unasked.append(_Read(ticket, context.version))
         return None
-
-    # ---- PD's steps ----
-
-    def change(self, changes: tuple[PeerChange, ...]) -> str:
-        """Proposes a change of peers. The answer is empty, or why it is declined."""
-        if self.merging is not None:
-            return "the region is being merged"
-        try:
-            changed = change_peers(self.region, changes)
-        except ChangeRefused as refusal:
-            return str(refusal)
-        mine = changed.peer(self.me.id)
-        if mine is None or mine.role is PeerRole.LEARNER:
-            return "it would remove or demote the leader"
-        if not self._would_work(configuration_of(changed)):
-            return "the peers it would leave are not recent enough to make a quorum"
-        try:
-            self.raft.propose_change(raft_change(changes), encode_change(changes, self.region))
-        except ProposalDropped as refusal:
-            return str(refusal) or "another change is under way"
-        return ""
-
-    def transfer(self, to: Peer) -> str:
-        target = self.region.peer(to.id)
-        if target is None or target.store_id != to.store_id:
-            return f"peer {to.id} is not in the region"
-        if target.role not in (PeerRole.VOTER, PeerRole.INCOMING_VOTER):
-            return f"peer {to.id} may not lead"
-        if target.id == self.me.id:
-            return "it leads already"
-        if target.id not in self.recent():
-            return f"peer {to.id} is not recent enough to lead"
-        try:
-            self.raft.transfer_leader(target.id)
-        except ProposalDropped as refusal:
-            return str(refusal) or "leadership is on its way to another peer"
-        return ""
-
-    def _would_work(self, configuration: Configuration) -> bool:
-        """Whether the log could still be committed at once under the new configuration."""
-        recent = self.recent()
-        halves = [configuration.voters, configuration.outgoing]
-        return all(len(half & recent) * 2 > len(half) for half in halves if half)
-
-    def split(self, keys: tuple[bytes, ...], parts: tuple[Part, ...]) -> str:
-        """Proposes to cut the region at the keys. Without parts it only tells whether it would."""
-        if self.merging is not None:
-            return "the region is being merged"
-        try:
-            nobody = tuple(0 for _ in self.region.peers)
-            if keys or parts:
-                split_region(self.region, keys, parts or tuple(Part(0, nobody) for _ in keys))
-            if parts:
-                self.raft.propose(encode_split(keys, parts, self.region))
-        except (ChangeRefused, ProposalDropped) as refusal:
-            return str(refusal) or "leadership is on its way to another peer"
-        return ""
-
-    def merge_into(self, target: Replica, wanted: Region) -> str:
-        """Proposes to end this region for the sake of the target."""
-        if self.merging is not None or target.merging is not None:
-            return "one of the regions is being merged already"
-        reason = merges.why_not(self.region, target.region, wanted)
-        if reason:
-            return reason
-        least = merges.least_index(self.raft, self.settings)
-        if not least:
-            return "some peer lacks too much of the log"
-        try:
-            self.raft.propose(merges.encode_prepare(target.region, least, self.region))
-        except ProposalDropped as refusal:
-            return str(refusal) or "leadership is on its way to another peer"
-        return ""
-
-    def take_over(self, source: Replica) -> None:
-        """Proposes to make the source, which has ended, a part of this region, if this peer leads."""
-        merging, ticks = source.merging, self.watch.ticks
-        assert merging is not None
-        last_source, last_tick = self._asked_to_merge
-        is_patient = ticks < last_tick + 2 * self.settings.raft.election_ticks
-        if not self.is_leader or (last_source == source.region.id and is_patient):
-            return
-        entries = source.raft.entries(merging.min_index, merging.index)
-        if len(entries) != merging.index - merging.min_index + 1:
-            return  # another replica of the source still has them
-        with contextlib.suppress(ProposalDropped):
-            self.raft.propose(merges.encode_commit(source.region, merging, entries, self.region))
-            self._asked_to_merge = (source.region.id, ticks)
-
-    def roll_back(self) -> None:
-        """Proposes to go on after a merge that cannot be committed any more."""
-        assert self.merging is not None
-        if self.is_leader:
-            with contextlib.suppress(ProposalDropped):
-                self.raft.propose(merges.encode_rollback(self.merging, self.region))
 
     def recent(self) -> set[int]:
         """Peers that could commit an entry at once, this one included."""
@@ -565,7 +462,7 @@ class Replica:
         self._led = self.is_leader
         if self._led:
             self.watch.expect_all(self.region.peers)
-            self._asked_to_merge = (0, 0)
+            self.asked_to_merge = (0, 0)
             self._compaction_asked = 0
             return
         self._reported = None

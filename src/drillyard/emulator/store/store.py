@@ -21,11 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import TypeVar
 
 from drillyard.emulator.raft import Raft
-from drillyard.emulator.raft.types import ChangeKind, HardState, MessageKind, Restored
+from drillyard.emulator.raft.types import HardState, MessageKind, Restored
+from drillyard.emulator.store import proposals
 from drillyard.emulator.store.commands import Growth, Proposal
 from drillyard.emulator.store.errors import (
     EpochNotMatch,
@@ -39,7 +39,7 @@ from drillyard.emulator.store.errors import (
 )
 from drillyard.emulator.store.merging import Fate, fate_of
 from drillyard.emulator.store.neighbours import Pulse
-from drillyard.emulator.store.region import Epoch, Part, Peer, PeerChange, Region, configuration_of
+from drillyard.emulator.store.region import Epoch, Peer, Region, configuration_of
 from drillyard.emulator.store.replica import (
     FIRST_INDEX,
     FIRST_STATE,
@@ -57,24 +57,31 @@ from drillyard.emulator.store.replica import (
 )
 from drillyard.emulator.store.sleep import Sleep
 from drillyard.emulator.store.state import State
+from drillyard.emulator.store.steps import ChangePeers, Merge, Split, Step, TransferLeader, Unsupported, Verdict
 
 FOUNDING_KINDS = frozenset(
     {MessageKind.APPEND, MessageKind.HEARTBEAT, MessageKind.SNAPSHOT, MessageKind.VOTE, MessageKind.PRE_VOTE}
 )
 
 
+__all__ = [
+    "ChangePeers",
+    "Merge",
+    "RestoredReplica",
+    "Split",
+    "Step",
+    "Store",
+    "StoreReady",
+    "TransferLeader",
+    "Unsupported",
+    "Verdict",
+    "beginning",
+    "first_region",
+]
+
 Said = TypeVar("Said")
 CANDIDATES = frozenset({MessageKind.VOTE, MessageKind.PRE_VOTE})
 KEPT_QUESTIONS = 256  # of candidates, for regions that a split is to cut off
-
-
-class Verdict(Enum):
-    """On a peer that has heard no leader for long; the words are those of TiKV's metric."""
-
-    VALID = "peer valid"
-    STALE = "peer stale"
-    EPOCH_ERROR = "region epoch error"
-    UNKNOWN = "region not found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,65 +92,6 @@ class RestoredReplica:
     peer_id: int
     raft: Restored
     merging: Merging | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ChangePeers:
-    changes: tuple[PeerChange, ...]
-
-    def __str__(self) -> str:
-        words = {ChangeKind.ADD_VOTER: "add voter", ChangeKind.ADD_LEARNER: "add learner", ChangeKind.REMOVE: "remove"}
-        named = [f"{words[change.kind]} {change.peer.id} on store {change.peer.store_id}" for change in self.changes]
-        return ", ".join(named) or "leave the joint state"
-
-
-@dataclass(frozen=True, slots=True)
-class TransferLeader:
-    to: Peer
-
-    def __str__(self) -> str:
-        return f"transfer leadership to {self.to.id} on store {self.to.store_id}"
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Without parts it only asks whether it would be carried out: the new ids come from PD."""
-
-    keys: tuple[bytes, ...]
-    parts: tuple[Part, ...] = ()
-
-    def __str__(self) -> str:
-        return f"split at {', '.join(key.hex().upper() for key in self.keys) or 'some key'}"
-
-
-@dataclass(frozen=True, slots=True)
-class Merge:
-    """Ends the region, and makes it a part of this one, which has to be exactly so."""
-
-    target: Region
-
-    def __str__(self) -> str:
-        return f"merge into region {self.target.id}"
-
-
-@dataclass(frozen=True, slots=True)
-class Unsupported:
-    """A step that this store knows of and does not carry out."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What PD wants of one region, and the epoch and peer that it means."""
-
-    region_id: int
-    epoch: Epoch
-    peer_id: int
-    action: ChangePeers | TransferLeader | Split | Merge | Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,11 +374,11 @@ class Store:
         self._sleep.wake(replica, has_work=True)
         self._touched[step.region_id] = None
         if isinstance(step.action, ChangePeers):
-            return replica.change(step.action.changes)
+            return proposals.change(replica, step.action.changes)
         if isinstance(step.action, TransferLeader):
-            return replica.transfer(step.action.to)
+            return proposals.transfer(replica, step.action.to)
         if isinstance(step.action, Split):
-            return replica.split(step.action.keys, step.action.parts)
+            return proposals.split(replica, step.action.keys, step.action.parts)
         if isinstance(step.action, Merge):
             return self._begin_merge(replica, step.action.target)
         return f"{step.action.name} is not supported"
@@ -441,7 +389,7 @@ class Store:
             return f"the target region {wanted.id} is not here"
         if any(other.merging is not None and other.merging.target.id == source.region.id for other in self._living()):
             return "another region is being merged into this one"
-        return source.merge_into(target, wanted)
+        return proposals.merge(source, target, wanted)
 
     def _living(self) -> Iterable[Replica]:
         return (replica for replica in self.replicas.values() if not replica.is_destroyed)
@@ -457,10 +405,10 @@ class Store:
             if not target.is_installing:
                 if target.is_leader:
                     self._sleep.wake(target, has_work=True)
-                target.take_over(source)
+                proposals.commit_merge(target, source)
                 self._touched[target.region.id] = None
         elif fate is Fate.VOID:
-            source.roll_back()
+            proposals.roll_back(source)
             self._touched[source.region.id] = None
         elif source.is_leader:
             self._let_another_decide(source)
@@ -471,7 +419,7 @@ class Store:
             return
         others = [peer for peer in source.region.peers if peer.id != source.me.id and peer.id in source.recent()]
         if others:
-            source.transfer(others[self._chance(len(others))])
+            proposals.transfer(source, others[self._chance(len(others))])
 
     def reports_due(self) -> set[int]:
         """The regions of which PD is to hear at once."""
