@@ -210,13 +210,22 @@ class World:
                     ticket(outcome)
 
     def _write(self, disk: Disk, work: RegionReady) -> None:
-        region_id = work.region.id
-        record = disk.records.get(region_id)
         if work.destroyed:
-            disk.records[region_id] = Record(work.region, work.peer_id, is_dead=True)
+            disk.records[work.region.id] = Record(work.region, work.peer_id, is_dead=True)
             if work.region.is_initialized:
                 disk.delete_range(Span(work.region.start, work.region.end))
-            return
+        else:
+            self._write_living(disk, work)
+        for made in work.made:
+            self._begin(disk, made.region, made.peer_id, made.state)
+            self.splits += 1
+        for region, peer_id in work.merged:
+            disk.records[region.id] = Record(region, peer_id, is_dead=True)
+            self.merges += 1
+
+    def _write_living(self, disk: Disk, work: RegionReady) -> None:
+        region_id = work.region.id
+        record = disk.records.get(region_id)
         if record is None or record.is_dead:
             record = Record(work.region, work.peer_id)
         assert work.peer_id not in self.dead, "a destroyed peer came back"
@@ -229,12 +238,6 @@ class World:
         disk.records[region_id] = Record(
             work.region, work.peer_id, work.applied or record.applied, log, False, work.merging, arrived
         )
-        for made in work.made:
-            self._begin(disk, made.region, made.peer_id, made.state)
-            self.splits += 1
-        for region, peer_id in work.merged:
-            disk.records[region.id] = Record(region, peer_id, is_dead=True)
-            self.merges += 1
 
     def _carry_out(self, store_id: int, work: RegionReady) -> None:
         life, disk = self.lives[store_id], self.disks[store_id]

@@ -205,10 +205,11 @@ class PdMember(Member):
                 found = (region, self.lead.coordinator.reports.leader_of(region))
         reply(self._answer(found))
 
-    def find(self, region_id: int, key: bytes, reply: Reply) -> None:
-        """The region of that id and the one that has the key, if they are known."""
+    def find(self, ids: tuple[int, ...], key: bytes, reply: Reply) -> None:
+        """The regions of these ids and the one that has the key, as far as they are known."""
         regions = self.cluster.regions
-        reply(self._answer((regions.get(region_id), regions.find(key)) if self.lead is not None else None))
+        known = [found for region_id in ids if (found := regions.get(region_id)) is not None]
+        reply(self._answer((known, regions.find(key)) if self.lead is not None else None))
 
     def timestamp(self, count: int, floor: tuple[int, int], reply: Reply) -> None:
         lead = self.lead

@@ -342,12 +342,15 @@ class StoreMember(Member):
         self.later(VALIDATE_US, self._validate)
         assert self.store is not None
         for region, peer_id in self.store.leaderless():
-            self._ask(partial(_find, region), partial(self._validated, region.id, peer_id))
+            ids = tuple(self.store.replicas)
+            self._ask(partial(_find, ids, region.start), partial(self._validated, region.id, peer_id))
 
     def _validated(self, region_id: int, peer_id: int, answer: PdAnswer) -> None:
         if self.store is None or answer.value is None:
             return
-        known, covering = (None if meta is None else unpack_region(meta) for meta in answer.value)
+        metas, found = answer.value
+        known = {meta.id: unpack_region(meta) for meta in metas}
+        covering = unpack_region(found) if found is not None else None
         store = self.store
         self._guard(lambda: store.validate(region_id, peer_id, known, covering))
 
@@ -642,8 +645,8 @@ def _hear_region(request: pdpb.RegionHeartbeatRequest, pd: PdMember, reply: Call
     pd.hear_region(request, reply)
 
 
-def _find(region: Region, pd: PdMember, reply: Callable[[PdAnswer], None]) -> None:
-    pd.find(region.id, region.start, reply)
+def _find(ids: tuple[int, ...], key: bytes, pd: PdMember, reply: Callable[[PdAnswer], None]) -> None:
+    pd.find(ids, key, reply)
 
 
 def _request(report: RegionReport) -> pdpb.RegionHeartbeatRequest:
