@@ -143,17 +143,17 @@ AREAS: Mapping[str, tuple[Command, ...]] = {
     "operators": (
         Command("operator show"),
         Command("operator add transfer-leader {region} {other}", DONE),
-        Command("operator check {region}", r"\w"),
+        Command("operator check {region}", r"status: \w+\b"),
         Command("operator add add-peer {region} {spare}", DONE),
         Command("operator remove {region}", f"{DONE}|operator not found"),
-        Command("operator add scatter-region {region}", r"\w"),
+        Command("operator add scatter-region {region}", DONE),
         Command("operator show leader"),
         Command("operator show region"),
-        Command("operator history 1", r"\w"),
+        Command("operator history 1", r"currentStep"),
     ),
     "unsafe operations": (
         Command("unsafe remove-failed-stores show"),
-        Command("unsafe remove-failed-stores {store}", r"[Ss]uccess|is up|store is up"),
+        Command("unsafe remove-failed-stores {store}", r"is up and connected"),
     ),
     "a store leaves and comes back, members change": (
         Command("store delete {spare}", DONE),

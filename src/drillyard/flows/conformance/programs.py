@@ -77,11 +77,14 @@ async def run(command: Sequence[str | Path], within_s: float = PROGRAM_S) -> Ran
     try:
         done, _ = await asyncio.wait([reading], timeout=within_s)
         code = process.returncode if done else None
+        if not done:
+            process.kill()
+        out, errors = await reading
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-    out, errors = await reading
+        reading.cancel()
     return Ran(code, out.decode("utf-8", "replace"), errors.decode("utf-8", "replace"))
 
 
