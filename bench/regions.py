@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -238,4 +239,12 @@ def _metrics(row: dict[str, Any], name: str) -> dict[str, float]:
 
 
 def _json(url: str) -> Any:
-    return json.load(urllib.request.urlopen(url, timeout=30))
+    """PD answers 503 while it has no leader."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            return json.load(urllib.request.urlopen(url, timeout=30))
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)

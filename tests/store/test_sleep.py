@@ -132,6 +132,13 @@ def test_a_step_of_pd_wakes(night: Night) -> None:
     night.fall_asleep()
 
 
+def test_a_step_that_is_declined_wakes_nobody(night: Night) -> None:
+    replica = night.there[leader_of(night)].replicas[100]
+    step = Step(100, replica.region.epoch, replica.me.id, TransferLeader(replica.me))
+    assert night.there[leader_of(night)].obey(step) == "it leads already"
+    assert night.all_asleep()
+
+
 @pytest.mark.parametrize("kind", [MessageKind.PRE_VOTE, MessageKind.HEARTBEAT_REPLY, MessageKind.APPEND_REPLY])
 def test_any_message_that_does_not_speak_of_sleep_wakes(night: Night, kind: MessageKind) -> None:
     leader, sender = leader_of(night), other_than(leader_of(night))

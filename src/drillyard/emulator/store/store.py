@@ -371,8 +371,14 @@ class Store:
             return "this peer does not lead the region"
         if step.epoch != replica.region.epoch:
             return f"the step is for epoch {_show(step.epoch)}, the region is at {_show(replica.region.epoch)}"
-        self._sleep.wake(replica, has_work=True)
-        self._touched[step.region_id] = None
+        self._sleep.pass_time(replica)
+        reason = self._carry_out(step, replica)
+        if not reason:  # PD repeats what is declined: that is no work
+            self._sleep.wake(replica, has_work=True)
+            self._touched[step.region_id] = None
+        return reason
+
+    def _carry_out(self, step: Step, replica: Replica) -> str:
         if isinstance(step.action, ChangePeers):
             return proposals.change(replica, step.action.changes)
         if isinstance(step.action, TransferLeader):
