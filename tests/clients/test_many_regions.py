@@ -83,6 +83,7 @@ def check(cluster: ClientCluster, rows: dict[bytes, bytes]) -> None:
     assert all(len(region["peers"]) == 3 for region in found)
     with tikv.RawClient(cluster.pd_endpoints) as client:
         assert list(client.scan(prefix=b"row-")) == sorted(rows.items())
+        assert list(client.scan(prefix=b"row-", reverse=True)) == sorted(rows.items(), reverse=True)
 
 
 def test_every_row_is_seen_once_over_many_regions(cluster: ClientCluster, rows: dict[bytes, bytes]) -> None:
@@ -123,3 +124,11 @@ def test_all_of_it_is_there_after_every_member_was_killed(cluster: ClientCluster
     cluster.start(*cluster.all_members())
     cluster.heal()
     check(cluster, rows)
+
+
+def test_a_range_over_many_regions_is_deleted_and_no_more(cluster: ClientCluster, rows: dict[bytes, bytes]) -> None:
+    start, end = b"row-0100", b"row-1900"
+    assert sum(start < keys.from_hex(region["start_key"]) < end for region in regions(cluster)) >= 3
+    with tikv.RawClient(cluster.pd_endpoints) as client:
+        client.delete_range(start, end)
+    check(cluster, {key: value for key, value in rows.items() if not start <= key < end})
