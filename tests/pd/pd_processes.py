@@ -48,8 +48,8 @@ class PdProcesses:
 
     @property
     def initial_cluster(self) -> str:
-        pairs = zip(self.names, self.peer_ports, strict=True)
-        return ",".join(f"{name}=http://127.0.0.1:{port}" for name, port in pairs)
+        founders = [place for place in range(len(self.names)) if place not in self.newcomers]
+        return ",".join(f"{self.names[place]}=http://127.0.0.1:{self.peer_ports[place]}" for place in founders)
 
     def arguments(self, place: int, **changes: str) -> list[str]:
         flags = {

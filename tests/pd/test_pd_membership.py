@@ -124,6 +124,10 @@ def test_a_member_joins_is_killed_leaves_and_comes_as_a_new_one(servers: PdProce
     shutil.rmtree(servers.home / "pd9")
     servers.start(new)
     until(lambda: is_healthy(servers, 0, 1, 2, new), "it came in again, as a new member")
+    servers.kill(0, 1, 2, new)
+    servers.start()
+    until(lambda: servers.leader() is not None, "all four are back from their disks")
+    assert len(servers.member_names(new)) == 4
 
 
 def test_who_cannot_join(servers: PdProcesses) -> None:
