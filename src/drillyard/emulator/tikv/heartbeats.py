@@ -1,6 +1,7 @@
 """What a store tells PD, and the steps that PD answers with.
 
-Rules: a region is reported by its leader, at once when anything changes that PD decides by, and otherwise each period.
+Rules: a region is reported by its leader, at once when anything changes that PD decides by, and otherwise each period;
+while it sleeps, once a minute.
 The stream belongs to PD's leader: when that changes, the stream moves and every region is reported anew. The store is
 reported each period on a call of its own. A step that the store declines is logged once, not at each repetition.
 """
@@ -26,6 +27,16 @@ from drillyard.wire import pdpb, services
 from drillyard.wire.rpc import ClientStream, RpcError
 
 RegionStream = ClientStream[pdpb.RegionHeartbeatRequest, pdpb.RegionHeartbeatResponse]
+
+
+SLEEPERS_S = 60.0  # the period of regions that sleep, unless that of the others is longer
+SHORTEST_STEP_S = 0.5
+MOST_STEPS = 60  # of a period
+
+
+def _place(region_id: int) -> int:
+    """Spreads regions evenly, though PD gives away ids in strides."""
+    return region_id * 0x9E3779B97F4A7C15 >> 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +156,22 @@ class Heartbeats:
         return {region_id for region_id, replica in self._engine.store.replicas.items() if replica.is_leader}
 
     async def _report_all_each_period(self) -> None:
+        """Each region once a period, not all at the same moment. One that sleeps has nothing new to tell for long."""
+        moment = 0
         while True:
-            await asyncio.sleep(self.periods.region_s)
-            self.report_soon(self._led())
+            step_s = max(SHORTEST_STEP_S, self.periods.region_s / MOST_STEPS)
+            await asyncio.sleep(step_s)
+            moment += 1
+            steps = max(1, round(self.periods.region_s / step_s))
+            steps_asleep = max(steps, round(SLEEPERS_S / step_s))
+            replicas = self._engine.store.replicas
+            due = {
+                region_id
+                for region_id in self._led()
+                if (_place(region_id) - moment) % (steps_asleep if replicas[region_id].rest.is_asleep else steps) == 0
+            }
+            if due:
+                self.report_soon(due)
 
     async def _send_reports(self, stream: RegionStream) -> None:
         while True:
@@ -158,6 +182,7 @@ class Heartbeats:
                 report = self._engine.store.report(region_id)
                 if report is not None:
                     await stream.send(self._region_request(report))
+                    await asyncio.sleep(0)  # many may be due at once: others want the loop, too
 
     def _region_request(self, report: RegionReport) -> pdpb.RegionHeartbeatRequest:
         now = int(time.time())
