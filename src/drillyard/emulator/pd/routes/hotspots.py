@@ -6,16 +6,19 @@ history of hot regions, so it is empty. Requests a second are not reported by st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from drillyard.emulator.http import HttpRequest, HttpResponse
 from drillyard.emulator.pd import views
 from drillyard.emulator.pd.hotspots import HotPeer
 from drillyard.emulator.pd.leadership import Leadership
+from drillyard.emulator.pd.operators import Operator
 from drillyard.emulator.pd.reports import StoreReport
-from drillyard.emulator.pd.routes.answers import V1, Room, Route, answer_json, number
+from drillyard.emulator.pd.routes.answers import V1, Room, Route, answer_json, bad_number, number
 from drillyard.emulator.pd.routes.go import NoJson, json_of
+from drillyard.emulator.pd.steps import AddLearner, RemovePeer, TransferLeader
 from drillyard.emulator.pd.views import Json
 from drillyard.wire import metapb
 
@@ -141,7 +144,12 @@ class HotspotRoutes(Room):
             view |= {key: status[key] for key in ("start_ts", "last_heartbeat_ts", "uptime") if key in status}
             view |= _flow_of("write", written.get(store_id, [])) | _flow_of("read", leaders)
             stores.append(view)
-        history = {"start": ZERO_TIME_S, "end": lead.clock.now_ns() // 10**9, "entries": []}
+        since_s = number(request.first("from")) if request.first("from") else ZERO_TIME_S
+        if since_s is None:
+            return bad_number(request.first("from"))
+        last = {each.region_id: each for each in lead.placement.controller.records}  # PD keeps one of each region
+        entries = _moves(each for each in last.values() if each.ended_ns >= since_s * 10**9)
+        history = {"start": since_s, "end": lead.clock.now_ns() // 10**9, "entries": entries}
         return answer_json({"stores": stores, "history": history})
 
 
@@ -160,3 +168,16 @@ def rates_of(report: StoreReport | None, kind: str) -> tuple[float, float]:
 def _flow_of(kind: str, peers: list[HotPeer]) -> dict[str, Json]:
     flows = [peer.byte_rate for peer in peers]
     return {f"hot_{kind}_flow": sum(flows), f"hot_{kind}_region_flows": flows or None}
+
+
+def _moves(ended: Iterable[Operator]) -> list[Json]:
+    """How often leaders and regions were sent from one store to another by operators that have ended."""
+    moves: Counter[tuple[int, int, str]] = Counter()
+    for operator in ended:
+        moves.update(
+            (step.source, step.target, "leader") for step in operator.steps if isinstance(step, TransferLeader)
+        )
+        added = [step.store_id for step in operator.steps if isinstance(step, AddLearner)]
+        removed = [step.store_id for step in operator.steps if isinstance(step, RemovePeer)]
+        moves.update((old, new, "region") for old, new in zip(removed, added, strict=False))
+    return [{"from": old, "to": new, "kind": kind, "count": count} for (old, new, kind), count in sorted(moves.items())]
