@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 from store_group import REGION, SETTINGS, World
 
+from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import Role
+from drillyard.emulator.store.read_queue import ReadQueue
 from drillyard.emulator.store.region import Region
 from drillyard.emulator.store.replica import Replica
 from drillyard.emulator.store.store import Store
@@ -158,12 +160,13 @@ def test_a_store_that_forgets_who_died_is_caught(monkeypatch: pytest.MonkeyPatch
 
 
 def test_reads_without_asking_the_others_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def at_once(self: Replica, box: object) -> None:
-        if self._unasked and self.raft.role is Role.LEADER:
+    def at_once(self: ReadQueue, raft: Raft, refusal: object) -> list[object]:
+        if self._unasked and raft.role is Role.LEADER:
             reads, self._unasked = self._unasked, []
-            self._confirmed.append((self.raft.applied, reads))
+            self._confirmed.append((raft.applied, reads))
+        return []
 
-    monkeypatch.setattr(Replica, "_ask_reads", at_once)
+    monkeypatch.setattr(ReadQueue, "ask", at_once)
     plant_and_expect(range(40))
 
 

@@ -70,6 +70,7 @@ from drillyard.emulator.store.messages import (
     RegionReady,
     RegionReport,
 )
+from drillyard.emulator.store.read_queue import ReadQueue
 from drillyard.emulator.store.region import (
     ChangeRefused,
     Epoch,
@@ -127,12 +128,6 @@ class _Pending:
     ticket: object
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    ticket: object
-    version: int
-
-
 class Replica:
     def __init__(self, region: Region, peer: Peer, raft: Raft, settings: Settings) -> None:
         self.region = region
@@ -158,10 +153,7 @@ class Replica:
         self._extra: list[Envelope] = []  # what this module itself has to say to other peers
         self._pending: deque[_Pending] = deque()
         self._pending_bytes = 0
-        self._unasked: list[_Read] = []
-        self._asked: dict[bytes, list[_Read]] = {}
-        self._confirmed: deque[tuple[int, list[_Read]]] = deque()
-        self._asks = 0
+        self._reads = ReadQueue()
         self._known: dict[int, Peer] = {}
         self._led = False
         self._reported: object = None
@@ -210,7 +202,7 @@ class Replica:
             return EpochNotMatch((self.region,))
         if self.merging is not None:
             return ReadIndexNotReady(self.region.id, "the region is being merged into another one")
-        self._unasked.append(_Read(ticket, context.version))
+        self._reads.add(ticket, context.version)
         return None
 
     def recent(self) -> set[int]:
@@ -254,7 +246,7 @@ class Replica:
     @property
     def is_idle(self) -> bool:
         """Whether nobody waits for anything that this replica has to do or to say, beside Raft."""
-        is_waited_for = self._pending or self._unasked or self._asked or self._confirmed
+        is_waited_for = self._pending or not self._reads.is_empty
         has_something = self._record_due or self._extra or self._made or self._backlog or self._led != self.is_leader
         is_changing = self.is_installing or self.is_destroyed or self.awaits_install or self.merging is not None
         return not (is_waited_for or has_something or is_changing)
@@ -277,7 +269,7 @@ class Replica:
             return False
         return (
             self._record_due
-            or bool(self._unasked)
+            or self._reads.has_unasked
             or bool(self._extra)
             or self._led != self.is_leader
             or self.raft.has_ready()
@@ -286,7 +278,8 @@ class Replica:
 
     def ready(self, state: State, box: Outbox, here: Mapping[int, Replica]) -> RegionReady:
         """`here`: all replicas of the store, by their regions."""
-        self._ask_reads(box)
+        if self._reads.has_unasked:
+            box.answers += self._reads.ask(self.raft, NotLeader(self.region.id, self.leader))
         self._notice_role(box)
         ready = self.raft.ready() if self.raft.has_ready() else None
         has_record, self._record_due = self._record_due, False
@@ -318,6 +311,12 @@ class Replica:
             merging=self.merging,
             destroyed=self.is_destroyed,
         )
+
+    def _settle_reads(self, ready: Ready | None, box: Outbox) -> None:
+        if self._reads.is_empty:
+            return
+        refusal = NotLeader(self.region.id, self.leader)
+        box.answers += self._reads.settle(ready, self.raft.applied, self.region, refusal)
 
     def _forget_applied(self) -> int:
         compact_to, self._compact_to = self._compact_to, 0
@@ -423,37 +422,6 @@ class Replica:
         filled = (self._envelope(replace(message, snapshot=meta)) for message in asked)
         return tuple(replace(envelope, region=self.region) for envelope in filled if envelope is not None)
 
-    # ---- reads ----
-
-    def _ask_reads(self, box: Outbox) -> None:
-        if not self._unasked:
-            return
-        reads, self._unasked = self._unasked, []
-        self._asks += 1
-        context = self._asks.to_bytes(8, "big")
-        try:
-            self.raft.read_index(context)
-        except RaftNotLeader:
-            error = NotLeader(self.region.id, self.leader)
-            box.answers += [(read.ticket, error) for read in reads]
-        else:
-            self._asked[context] = reads
-
-    def _settle_reads(self, ready: Ready | None, box: Outbox) -> None:
-        for context in ready.aborted_reads if ready is not None else ():
-            error = NotLeader(self.region.id, self.leader)
-            box.answers += [(read.ticket, error) for read in self._asked.pop(context, ())]
-        for confirmed in ready.reads if ready is not None else ():
-            reads = self._asked.pop(confirmed.context, None)
-            if reads is not None:
-                self._confirmed.append((confirmed.index, reads))
-        while self._confirmed and self._confirmed[0][0] <= self.raft.applied:
-            _, reads = self._confirmed.popleft()
-            version = self.region.epoch.version
-            stale = EpochNotMatch((self.region,))
-            readable = Readable(self.region)
-            box.answers += [(read.ticket, readable if read.version == version else stale) for read in reads]
-
     # ---- roles ----
 
     def _notice_role(self, box: Outbox) -> None:
@@ -473,14 +441,9 @@ class Replica:
 
     def _fail_all(self, box: Outbox, error: RegionError) -> None:
         box.answers += [(pending.ticket, error) for pending in self._pending]
-        waiting = [*self._unasked, *(read for reads in self._asked.values() for read in reads)]
-        waiting += [read for _, reads in self._confirmed for read in reads]
-        box.answers += [(read.ticket, error) for read in waiting]
+        box.answers += self._reads.fail(error)
         self._pending.clear()
         self._pending_bytes = 0
-        self._unasked = []
-        self._asked.clear()
-        self._confirmed.clear()
 
     # ---- apply ----
 

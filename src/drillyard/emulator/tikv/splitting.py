@@ -87,7 +87,7 @@ class Splitting:
 
     async def on_request(self, request: kvrpcpb.SplitRegionRequest) -> kvrpcpb.SplitRegionResponse:
         """A client's SplitRegion; its keys are plain unless they are RawKV's."""
-        asked = list(request.split_keys) or [request.split_key]
+        asked = [request.split_key] if request.split_key else list(request.split_keys)
         context = request.context
         epoch, peer = context.region_epoch, context.peer
         region = self._engine.store.check(
