@@ -124,7 +124,7 @@ class Client(Member):
             if not kind:
                 self.later(500 * MILLISECOND_US, self._begin)
                 return
-        start = dice.pick(KEYS)
+        start = KEYS[dice.below(self._stage.keys)]
         end = b""
         if kind in ("scan", "range"):
             place = KEYS.index(start) + 1 + dice.below(4 if kind == "scan" else 2)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from drillyard.emulator.pd.config import Options as PdOptions
 from drillyard.emulator.raft.types import Options, ProtocolBroken
-from drillyard.emulator.simulation.clients import Call, Client
+from drillyard.emulator.simulation.clients import KEYS, Call, Client
 from drillyard.emulator.simulation.invariants import Witness
 from drillyard.emulator.simulation.mishaps import Mishaps
 from drillyard.emulator.simulation.network import Network
@@ -41,8 +41,9 @@ class Scale:
 
     stores: int | None = None
     clients: int = 3
+    keys: int | None = None
     founding_s: int = 30  # at most
-    storm_s: int = 6
+    storm_s: int = 5
     healing_s: int = 60  # at most; it ends as soon as the cluster has converged
     weather: Weather | None = None
     mishaps: tuple[str, ...] | None = None  # names of `Mishaps`' methods for misfortunes, without the underscore
@@ -167,9 +168,9 @@ class Simulation:
             hibernate=dice.happens(500),
         )
         pd_settings = replace(_PD_OPTIONS, max_store_down_ns=dice.pick((4, 30, 1800)) * 10**9)
-        return Stage(
-            self.world, Network(self.world), Witness(), settings, pd_settings, Options(dice.pick((4, 6, 10)), 2)
-        )
+        pd_raft = Options(dice.pick((4, 6, 10)), 2)
+        keys = self.scale.keys or dice.pick((2, len(KEYS), len(KEYS)))
+        return Stage(self.world, Network(self.world), Witness(), settings, pd_settings, pd_raft, keys)
 
     def _draw_weather(self) -> Weather:
         dice = self.world.dice

@@ -153,8 +153,9 @@ class Mishaps:
 
     def _some_leader(self) -> Server | None:
         """A store that leads some region, or the PD that leads."""
-        leaders: list[Server] = [pd for pd in self._stage.pds.values() if pd.is_up and pd.lead is not None]
-        leaders += [store for store in self._stage.stores if store.leads_any]
+        pds: list[Server] = [pd for pd in self._stage.pds.values() if pd.is_up and pd.lead is not None]
+        stores: list[Server] = [store for store in self._stage.stores if store.leads_any]
+        leaders = pds if not stores or self._world.dice.happens(300) else stores
         return self._world.dice.pick(leaders) if leaders else None
 
     def _crash(self, member: Server) -> None:

@@ -29,6 +29,7 @@ class Stage:
     store_settings: Settings
     pd_settings: PdOptions
     pd_raft: Options
+    keys: int  # of `clients.KEYS`, that clients begin their operations at
     pds: dict[int, PdMember] = field(default_factory=dict)  # by member id
     stores: list[StoreMember] = field(default_factory=list)
 

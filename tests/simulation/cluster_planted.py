@@ -1,0 +1,261 @@
+"""Bugs to plant in the store and in PD: each is one patch that breaks one rule, as somebody might break it by mistake.
+
+`expected` names the invariants by which the simulation may notice it, `seeds` how many it may need: several times what
+it needed when it was written, because any change of the code gives every seed another course.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from drillyard.emulator.pd.cluster import Cluster, RegionTree
+from drillyard.emulator.pd.outcomes import Outcome
+from drillyard.emulator.pd.timestamps import Oracle, Stamp
+from drillyard.emulator.raft import Raft, Ready, Role
+from drillyard.emulator.simulation.clusters import Scale
+from drillyard.emulator.simulation.pds import PdMember
+from drillyard.emulator.simulation.stores import StoreMember
+from drillyard.emulator.simulation.world import Weather
+from drillyard.emulator.store import commands, merging
+from drillyard.emulator.store.commands import Written
+from drillyard.emulator.store.region import Epoch, Region
+from drillyard.emulator.store.replica import Context, Readable, Replica
+from drillyard.emulator.store.store import Store
+from drillyard.wire import drillpb, metapb
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+STOPPED = frozenset({"the store stopped itself", "PD stopped itself", "a member stopped itself"})
+DATA = frozenset({"equal replicas", "linearizable history", "one leader a term"}) | STOPPED
+PEERS = (
+    frozenset({"a destroyed peer stays dead", "no living peer is destroyed", "a peer id names one replica"}) | STOPPED
+)
+RANGES = frozenset({"one range a version", "ranges tile the key space", "no overlap on a store"}) | STOPPED
+LIVENESS = frozenset({"liveness"})
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    name: str
+    patch: Patch
+    seeds: int
+    expected: frozenset[str]
+    scale: Scale | None = None
+
+
+# Where a bug needs a rare coincidence, the simulation looks for that kind of trouble; a sound cluster must survive it.
+DEPOSED = Scale(
+    clients=6,
+    keys=2,
+    storm_s=10,
+    weather=Weather(delay_us=1_000, mishap_every_ms=500, ambush=50),
+    mishaps=("stall_leader", "isolate_leader"),
+)
+POWER_CUTS = Scale(
+    weather=Weather(delay_us=1_000, mishap_every_ms=400, sync_us=60_000),
+    mishaps=("cut_power", "crash_leader", "crash_store", "restart", "restart"),
+)
+CLOCKS = Scale(
+    storm_s=10,
+    weather=Weather(delay_us=1_000, mishap_every_ms=300),
+    mishaps=("jump_clock", "jump_clock", "move_pd_leader", "isolate_leader", "restart"),
+)
+SPLITS = Scale(
+    stores=3, weather=Weather(delay_us=5_000, mishap_every_ms=500), mishaps=("mend", "isolate", "crash_store")
+)
+
+
+# ---- stores ----
+
+
+def _tombstone_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Store._bury
+
+    def bury(store: Store, *arguments: Any) -> Any:
+        said = rightly(store, *arguments)
+        store.tombstones.clear()
+        return said
+
+    monkeypatch.setattr(Store, "_bury", bury)
+
+
+def _read_index_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_once(replica: Replica, box: object) -> None:
+        if replica._unasked and replica.raft.role is Role.LEADER:
+            reads, replica._unasked = replica._unasked, []
+            replica._confirmed.append((replica.raft.applied, reads))
+
+    monkeypatch.setattr(Replica, "_ask_reads", at_once)
+
+
+def _stale_peer_answers_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Store.read
+
+    def read(store: Store, ticket: Any, context: Context) -> Any:
+        replica = store.replicas.get(context.region_id)
+        if replica is None or replica.is_destroyed or replica.is_installing or not replica.raft.leader:
+            return rightly(store, ticket, context)
+        assert callable(ticket)
+        ticket(Readable(replica.region))
+        return None
+
+    monkeypatch.setattr(Store, "read", read)
+
+
+def _acknowledged_when_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Replica.write
+
+    def write(replica: Replica, ticket: Any, context: Context, command: Any) -> Any:
+        error = rightly(replica, ticket, context, command)
+        is_proposed = error is None and replica._pending and replica._pending[-1].ticket == ticket
+        if is_proposed:
+            ticket(Written())
+        return error
+
+    monkeypatch.setattr(Replica, "write", write)
+
+
+def _acknowledged_before_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Raft.ready
+
+    def ready(raft: Raft) -> Ready:
+        due = rightly(raft)
+        return replace(due, messages=due.messages + due.deferred, deferred=())
+
+    monkeypatch.setattr(Raft, "ready", ready)
+
+
+def _write_at_a_wrong_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = commands.apply_write
+
+    def apply(record: drillpb.Command, region: Any, *arguments: Any) -> Any:
+        record.version = region.epoch.version
+        return rightly(record, region, *arguments)
+
+    monkeypatch.setattr("drillyard.emulator.store.replica.apply_write", apply)
+
+
+def _applied_before_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index is in a batch of its own, before the pairs: a crash between the two loses them for ever."""
+    rightly = StoreMember._write
+
+    def write(member: StoreMember, work: Any) -> None:
+        disk = member.disk
+        if work.applied and not work.destroyed and not work.install and disk._open:
+            pairs, disk._open = disk._open, []
+            disk.write("applied", work.region.id, work.applied)
+            disk.end_batch()
+            disk._open = pairs
+        rightly(member, work)
+
+    monkeypatch.setattr(StoreMember, "_write", write)
+
+
+def _no_snapshot_for_who_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replica, "_snapshots", lambda replica, ready: ())
+
+
+def _snapshot_of_a_later_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The view is taken when the transfer has begun, not with the batch."""
+    rightly = StoreMember._send_snapshot
+
+    def send(member: StoreMember, envelope: Any) -> None:
+        member.later(20_000, lambda: rightly(member, envelope))
+
+    monkeypatch.setattr(StoreMember, "_send_snapshot", send)
+
+
+def _merge_without_catching_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target takes over what the source holds on this store, whether or not that is all."""
+
+    def has_source(replica: Replica, record: drillpb.Command, here: Mapping[int, Replica]) -> bool:
+        source = here.get(record.commit_merge.source.id)
+        return source is None or not (source.is_installing or source.is_destroyed)
+
+    monkeypatch.setattr(Replica, "_has_source", has_source)
+
+
+def _source_takes_late_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A region that is being merged keeps its version, so what was proposed before has an effect."""
+
+    def ended(source: Region) -> Region:
+        return replace(source, epoch=Epoch(source.epoch.version, source.epoch.conf_ver + 1))
+
+    monkeypatch.setattr(merging, "ended", ended)
+
+
+# ---- PD ----
+
+
+def _ids_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window of a new leader is not agreed on."""
+    rightly = Cluster._lead
+
+    def lead(cluster: Cluster, command: drillpb.PdLead) -> Outcome:
+        before = cluster.ids_end
+        outcome = rightly(cluster, command)
+        cluster.ids_end = max(before, command.ids + 1)
+        return outcome
+
+    monkeypatch.setattr(Cluster, "_lead", lead)
+
+
+def _bound_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cluster, "_raise_bound_ms", lambda cluster, bound_ms: Outcome(bound_ms))
+
+
+def _leader_starts_by_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Cluster._lead
+
+    def lead(cluster: Cluster, command: drillpb.PdLead) -> Outcome:
+        cluster.bound_ms = 0
+        return rightly(cluster, command)
+
+    monkeypatch.setattr(Cluster, "_lead", lead)
+
+
+def _stamps_follow_the_clock_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Oracle.grant
+
+    def grant(oracle: Oracle, count: int, now_ms: int) -> Stamp | None:
+        if now_ms < oracle._physical:
+            oracle._physical, oracle._logical = now_ms, 0
+        return rightly(oracle, count, now_ms)
+
+    monkeypatch.setattr(Oracle, "grant", grant)
+
+
+def _stamps_without_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PdMember, "_confirm", lambda pd, call: call())
+
+
+def _older_heartbeat_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_staleness(tree: RegionTree, region: metapb.Region) -> str:
+        return ""
+
+    monkeypatch.setattr(RegionTree, "staleness", no_staleness)
+
+
+PLANTED = (
+    Planted("tombstone forgotten", _tombstone_forgotten, 100, PEERS),
+    Planted("read index skipped", _read_index_skipped, 100, DATA, DEPOSED),
+    Planted("stale peer answers reads", _stale_peer_answers_reads, 60, DATA),
+    Planted("acknowledged when proposed", _acknowledged_when_proposed, 60, DATA),
+    Planted("acknowledged before sync", _acknowledged_before_sync, 100, DATA, POWER_CUTS),
+    Planted("write applied at a wrong version", _write_at_a_wrong_version, 60, DATA | RANGES, SPLITS),
+    Planted("applied index before the data", _applied_before_data, 60, DATA, POWER_CUTS),
+    Planted("no snapshot for who needs it", _no_snapshot_for_who_needs_it, 20, LIVENESS),
+    Planted("snapshot of a later state", _snapshot_of_a_later_state, 200, DATA),
+    Planted("merge without catching up", _merge_without_catching_up, 100, RANGES | DATA | PEERS, SPLITS),
+    Planted("source of a merge takes late writes", _source_takes_late_writes, 100, RANGES | DATA | LIVENESS, SPLITS),
+    Planted("ids given again", _ids_given_again, 60, PEERS | LIVENESS | {"no id is given twice"}),
+    Planted("timestamp bound not kept", _bound_not_kept, 100, frozenset({"timestamps rise"}), CLOCKS),
+    Planted("PD leader starts by its clock", _leader_starts_by_its_clock, 100, frozenset({"timestamps rise"}), CLOCKS),
+    Planted("timestamps follow the clock back", _stamps_follow_the_clock_back, 60, frozenset({"timestamps rise"})),
+    Planted("timestamps without a round", _stamps_without_a_round, 100, frozenset({"timestamps rise"}), DEPOSED),
+    Planted("older heartbeat taken", _older_heartbeat_taken, 200, frozenset({"PD never goes back"})),
+)
