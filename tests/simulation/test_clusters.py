@@ -16,7 +16,7 @@ from drillyard.emulator.simulation.clients import Client
 from drillyard.emulator.simulation.clusters import simulate
 
 FIRST = int(os.environ.get("DRILLYARD_FIRST_SEED", "0"))
-SEEDS = int(os.environ.get("DRILLYARD_SEEDS", "200"))
+SEEDS = int(os.environ.get("DRILLYARD_SEEDS", "1000"))
 CHUNKS = 20
 
 
@@ -33,7 +33,8 @@ def test_the_storm_is_one() -> None:
     assert sum(outcome.moves for outcome in outcomes) > 60
     assert sum(outcome.crashes for outcome in outcomes) > 100
     assert sum(outcome.steps for outcome in outcomes) > 40
-    assert sum(outcome.splits for outcome in outcomes) > 0
+    assert sum(outcome.splits for outcome in outcomes) > 4
+    assert sum(outcome.merges for outcome in outcomes) > 0
     calls = [call for outcome in outcomes for call in outcome.history]
     kinds = {(call.kind, call.outcome) for call in calls}
     assert kinds >= {(kind, "ok") for kind in ("get", "put", "delete", "swap")}
