@@ -36,7 +36,7 @@ class Waiting:
 
 class LockWaits:
     def __init__(self, access: Access, deadlocks: Deadlocks) -> None:
-        self._access = access
+        self.access = access
         self._deadlocks = deadlocks
         self._queue = WaitQueue()
         self._futures: dict[int, asyncio.Future[End]] = {}
@@ -86,7 +86,7 @@ class LockWaits:
                     return waiting.ended.result()
                 if self._loop.time() >= waiting.deadline_s:
                     return None
-                self._access.check(context)
+                self.access.check(context)
         finally:
             self._queue.leave(waiting.waiter)
             del self._futures[waiting.waiter.number]

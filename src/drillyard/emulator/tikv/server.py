@@ -342,11 +342,8 @@ class TikvServer:
         online = self._online(engine, heartbeats)
         deadlocks = Deadlocks(engine, transport, lambda: self._first_leader(pd))
         stack.callback(deadlocks.close)
-        access = Access(engine)
-        txn_metrics = TxnMetrics(self._member.metrics)
-        transactions = TxnKv(
-            access, LockWaits(access, deadlocks), heartbeats.traffic, txn_metrics, configuration.has_ttl
-        )
+        waits, txn_metrics = LockWaits(Access(engine), deadlocks), TxnMetrics(self._member.metrics)
+        transactions = TxnKv(waits, heartbeats.traffic, txn_metrics, has_ttl=configuration.has_ttl)
         raw = RawKv(engine, heartbeats.traffic, unix_s if configuration.has_ttl else None)
         service = Service(raw, transactions, splitting, self._member.metrics)
         peers = transport.handlers(engine.deliver, engine.receive_snapshot)

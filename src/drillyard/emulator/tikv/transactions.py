@@ -36,7 +36,7 @@ from drillyard.emulator.store.transactions import (
     refuse,
     transact,
 )
-from drillyard.emulator.tikv.access import MAX_ANSWER_BYTES, MAX_KEY_BYTES, Access, Rejected, ViewReading
+from drillyard.emulator.tikv.access import MAX_ANSWER_BYTES, MAX_KEY_BYTES, Rejected, ViewReading
 from drillyard.emulator.tikv.heartbeats import Traffic
 from drillyard.emulator.tikv.lock_waits import DEFAULT_TIMEOUT_MS, LockWaits, Waiting
 from drillyard.emulator.tikv.records import pack_error
@@ -50,11 +50,9 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 class TxnKv:
-    def __init__(
-        self, access: Access, waits: LockWaits, traffic: Traffic, metrics: TxnMetrics, has_ttl: bool = False
-    ) -> None:
+    def __init__(self, waits: LockWaits, traffic: Traffic, metrics: TxnMetrics, *, has_ttl: bool) -> None:
         self._has_ttl = has_ttl
-        self._access = access
+        self._access = waits.access
         self._waits = waits
         self._traffic = traffic
         self._metrics = metrics
