@@ -16,7 +16,7 @@ from drillyard.emulator.store.commands import Written
 from drillyard.emulator.store.neighbours import Alarm, Neighbours, Pulse, Trouble, mark_of
 from drillyard.emulator.store.replica import Envelope
 from drillyard.emulator.store.sleep import Sleep
-from drillyard.emulator.store.store import Step, TransferLeader
+from drillyard.emulator.store.store import CAMPAIGNS_A_TICK, Step, TransferLeader
 
 
 @pytest.fixture
@@ -287,6 +287,21 @@ def test_a_lost_store_costs_each_of_its_regions_one_election_and_the_rest_none()
     night.restart(1)
     night.until(night.all_asleep, 8 * ELECTION)
     assert night.terms() == after
+
+
+def test_campaigns_take_their_turns_and_none_waits_for_those_that_cannot_be_won() -> None:
+    night = Night(regions=3 * CAMPAIGNS_A_TICK)
+    campaigns = 0
+    for _ in range(3 * ELECTION):
+        before = night.elections
+        night.tick()
+        campaigns = max(campaigns, night.elections - before)
+    assert campaigns <= 3 * 2 * CAMPAIGNS_A_TICK  # three stores, two votes asked for by each
+    assert all(night.leader(region_id) is not None for region_id in night.ids)
+    night.part(1)  # nothing there can be won any more
+    night.tick(6 * ELECTION)
+    night.cut.clear()
+    night.until(night.all_asleep, 20 * ELECTION)
 
 
 def test_without_a_quorum_nobody_sleeps(night: Night) -> None:

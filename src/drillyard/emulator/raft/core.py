@@ -304,6 +304,11 @@ class Raft:
                 self._elapsed = 0
                 self.leader = 0
 
+    @property
+    def is_impatient(self) -> bool:
+        """Whether the next tick ends this node's wait for a leader."""
+        return self._leadership is None and self._elapsed + 1 >= self._timeout
+
     def resume(self, silence: int) -> None:
         """Time stood still here, and the leader was heard `silence` ticks ago.
 

@@ -19,6 +19,7 @@ Rules:
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -81,6 +82,7 @@ __all__ = [
 
 Said = TypeVar("Said")
 CANDIDATES = frozenset({MessageKind.VOTE, MessageKind.PRE_VOTE})
+CAMPAIGNS_A_TICK = 40
 KEPT_QUESTIONS = 256  # of candidates, for regions that a split is to cut off
 
 
@@ -126,6 +128,7 @@ class Store:
         self._chance = chance
         self._box = Outbox(tombstones=dict(tombstones or {}))
         self._touched: dict[int, None] = {}
+        self._last_admitted = 0
         self._sleep = Sleep((store_id, settings), self.replicas, chance, self._touch)
         self._questions: dict[int, dict[int, Envelope]] = {}  # by region and sender
 
@@ -160,8 +163,11 @@ class Store:
 
     def tick(self) -> None:
         self._sleep.tick(self._box)
+        admitted = self._admit()
         for region_id, replica in self.replicas.items():
             if replica.rest.is_asleep or replica.is_installing:
+                continue
+            if replica.raft.is_impatient and region_id not in admitted:
                 continue
             replica.tick()
             replica.resume()
@@ -171,6 +177,22 @@ class Store:
                 self._touched[region_id] = None
             if replica.merging is not None and replica.watch.ticks % self.settings.merge_check_ticks == 0:
                 self._pursue(replica)
+
+    def _admit(self) -> set[int]:
+        """Which of the replicas that miss their leader may campaign in this tick, in turn; time waits for the others.
+
+        Many at once would keep each other from being elected in time, and begin again, without end.
+        """
+        impatient = sorted(
+            region_id
+            for region_id, replica in self.replicas.items()
+            if not replica.rest.is_asleep and replica.raft.is_impatient
+        )
+        if len(impatient) > CAMPAIGNS_A_TICK:
+            first = bisect_right(impatient, self._last_admitted)
+            impatient = (impatient[first:] + impatient[:first])[:CAMPAIGNS_A_TICK]
+            self._last_admitted = impatient[-1]
+        return set(impatient)
 
     def _touch(self, region_id: int) -> None:
         self._touched[region_id] = None
