@@ -39,9 +39,21 @@ def troubled(seed: int) -> tuple[World, int]:
     stores = max(replicas, 3 + dice.below(4))
     size = (1, 3, 30)[dice.below(3)]
     interval = ("1h", "20s")[dice.below(2)]  # after which small regions are merged
-    settings = {"max-replicas": replicas, "max-store-down-time": "60s", "split-merge-interval": interval}
+    settings: dict[str, object] = {
+        "max-replicas": replicas,
+        "max-store-down-time": "60s",
+        "split-merge-interval": interval,
+    }
+    if dice.below(4) == 0:
+        settings["enable-joint-consensus"] = "false"
+    if dice.below(4) == 0:
+        settings["enable-placement-rules"] = "false"
+    if dice.below(4) == 0:
+        settings["location-labels"] = "zone"
     world = World(seed, stores, settings)
     world.bootstrap(1 + dice.below(30), size)
+    for store_id in world.stores:
+        world.label(store_id, zone=f"z{store_id % 3}")
     world.trouble = Trouble(lost_steps=30, lost_beats=20, late_steps=50)
     for _ in range(12):
         world.run(10)
@@ -65,6 +77,9 @@ def mishap(world: World, replicas: int) -> None:
         key = (region.meta.start_key or b"a") + b"%d" % world.chance.below(10)
         if not region.meta.end_key or key < region.meta.end_key:
             world.split(region, key)
+    elif kind == 4 and world.chance.below(2):
+        evicted: dict[str, dict[str, list[str]]] = {"store-id-ranges": {str(alive[0]): []}}
+        world.set({"scheduler.evict-leader-scheduler": evicted if world.chance.below(2) else None})
     elif kind == 4:
         world.set({"max-replicas": max(1, min(replicas, len(alive)) - 2 * world.chance.below(2))})
 
@@ -72,17 +87,22 @@ def mishap(world: World, replicas: int) -> None:
 def heal(world: World, replicas: int) -> None:
     """All stores come back, nothing gets lost; ends when nothing moves for half a minute, or with a verdict."""
     world.trouble = Trouble()
-    world.set({"max-replicas": replicas})
+    world.set({"max-replicas": replicas, "scheduler.evict-leader-scheduler": None})
     for store in world.stores.values():
         if not store.is_alive:
             world.revive(store.id)
     quiet = 0
-    for _ in range(80):
+    for _ in range(50):
         before = len(world.orders)
         world.run(15)
         quiet = 0 if len(world.orders) > before else quiet + 1
         if quiet == 3:
             break
+
+
+def zones(store_ids: set[int]) -> set[int]:
+    """Where stores are, as `troubled` labels them."""
+    return {store_id % 3 for store_id in store_ids}
 
 
 def judge(world: World, replicas: int) -> None:
@@ -99,12 +119,14 @@ def judge(world: World, replicas: int) -> None:
     for region in world.regions.values():
         for peer in region.meta.peers:
             sizes[peer.store_id] += region.size
+    is_labelled = bool(world.mind.settings.placing().location_labels)
     average = sum(region.size for region in world.regions.values()) / len(world.regions)
     for region in world.regions.values():
         held = {peer.store_id for peer in region.meta.peers}
         for source in held:
             for target in set(sizes) - held:
-                if sizes[source] - sizes[target] > 2 * (average + region.size) + 2:
+                may_move = not is_labelled or len(zones(held - {source} | {target})) >= len(zones(held))
+                if may_move and sizes[source] - sizes[target] > 2 * (average + region.size) + 2:
                     raise Broken(f"regions are not in balance: {sizes}")
     before = len(world.orders)
     world.run(60)
