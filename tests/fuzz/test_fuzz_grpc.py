@@ -57,6 +57,8 @@ def aimed(members: Members, message: Any) -> Any:
         message.header.cluster_id = members.cluster_id
     if "context" in fields and message.context.term % 2 == 0:
         message.context.CopyFrom(members.context)
+    if "retry_limit" in fields:
+        message.retry_limit %= 2  # PD waits between its tries, as the real one does
     if isinstance(message, tikvpb.BatchCommandsRequest):
         for request in message.requests:
             arm = request.WhichOneof("cmd")
