@@ -41,7 +41,7 @@ def ask(members: Members, method: Method[Any, Any], *requests: Any) -> grpc.Stat
         )
         sent = requests[0] if method.kind in (Kind.UNARY, Kind.SERVER_STREAM) else iter(requests)
         try:
-            answer = stub(sent, timeout=0.3 if method.kind is Kind.SERVER_STREAM else CALL_S)
+            answer = stub(sent, timeout=0.05 if method.kind is Kind.SERVER_STREAM else CALL_S)
             if method.kind in (Kind.SERVER_STREAM, Kind.STREAM):
                 for _ in answer:
                     pass
