@@ -45,7 +45,7 @@ class Planted:
     seed: int  # that killed it last; it is tried first
     expected: frozenset[str]
     scale: Scale | None = None
-    seeds: int = 60  # that are tried when that one does not any more: any change of the code gives it another course
+    seeds: int = 150  # that are tried when that one does not any more: any change of the code gives it another course
 
 
 # Where a bug needs a rare coincidence, the simulation looks for that kind of trouble; a sound cluster must survive it.
@@ -235,20 +235,20 @@ def _older_heartbeat_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 STAMPS = frozenset({"timestamps rise"})
 
 PLANTED = (
-    Planted("tombstone forgotten", _tombstone_forgotten, 0, PEERS),
-    Planted("stale peer answers reads", _stale_peer_answers_reads, 2, DATA),
+    Planted("tombstone forgotten", _tombstone_forgotten, 10, PEERS),
+    Planted("stale peer answers reads", _stale_peer_answers_reads, 8, DATA),
     Planted("acknowledged when proposed", _acknowledged_when_proposed, 0, DATA),
-    Planted("acknowledged before sync", _acknowledged_before_sync, 1, DATA, POWER_CUTS),
-    Planted("write applied at a wrong version", _write_at_a_wrong_version, 1, DATA | RANGES, SPLITS),
-    Planted("applied index before the data", _applied_before_data, 0, DATA, POWER_CUTS),
+    Planted("acknowledged before sync", _acknowledged_before_sync, 31, DATA, POWER_CUTS),
+    Planted("write applied at a wrong version", _write_at_a_wrong_version, 0, DATA | RANGES, SPLITS),
+    Planted("applied index before the data", _applied_before_data, 2, DATA, POWER_CUTS),
     Planted("no snapshot for who needs it", _no_snapshot_for_who_needs_it, 0, LIVENESS),
-    Planted("snapshot of a later state", _snapshot_of_a_later_state, 0, DATA),
-    Planted("merge without catching up", _merge_without_catching_up, 8, RANGES | DATA | PEERS, SPLITS),
-    Planted("source of a merge takes late writes", _source_takes_late_writes, 1, RANGES | DATA | LIVENESS, SPLITS),
-    Planted("ids given again", _ids_given_again, 0, PEERS | LIVENESS | {"no id is given twice"}),
-    Planted("timestamp bound not kept", _bound_not_kept, 2, STAMPS, CLOCKS),
-    Planted("PD leader starts by its clock", _leader_starts_by_its_clock, 0, STAMPS, CLOCKS),
-    Planted("timestamps follow the clock back", _stamps_follow_the_clock_back, 20, STAMPS),
-    Planted("timestamps without a round", _stamps_without_a_round, 2, STAMPS, DEPOSED),
-    Planted("older heartbeat taken", _older_heartbeat_taken, 17, frozenset({"PD never goes back"})),
+    Planted("snapshot of a later state", _snapshot_of_a_later_state, 2, DATA),
+    Planted("merge without catching up", _merge_without_catching_up, 0, RANGES | DATA | PEERS, SPLITS),
+    Planted("source of a merge takes late writes", _source_takes_late_writes, 0, RANGES | DATA | LIVENESS, SPLITS),
+    Planted("ids given again", _ids_given_again, 7, PEERS | LIVENESS | {"no id is given twice"}),
+    Planted("timestamp bound not kept", _bound_not_kept, 6, STAMPS, CLOCKS),
+    Planted("PD leader starts by its clock", _leader_starts_by_its_clock, 1, STAMPS, CLOCKS),
+    Planted("timestamps follow the clock back", _stamps_follow_the_clock_back, 26, STAMPS),
+    Planted("timestamps without a round", _stamps_without_a_round, 21, STAMPS, DEPOSED),
+    Planted("older heartbeat taken", _older_heartbeat_taken, 6, frozenset({"PD never goes back"})),
 )

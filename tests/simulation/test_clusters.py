@@ -17,7 +17,7 @@ from drillyard.emulator.simulation.clusters import simulate
 
 FIRST = int(os.environ.get("DRILLYARD_FIRST_SEED", "0"))
 SEEDS = int(os.environ.get("DRILLYARD_SEEDS", "1000"))
-CHUNKS = 20
+CHUNKS = 40  # short ones: a test may not take long on a busy machine
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

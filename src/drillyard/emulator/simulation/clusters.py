@@ -27,6 +27,7 @@ from drillyard.emulator.simulation.stores import StoreMember
 from drillyard.emulator.simulation.world import CALM, MILLISECOND_US, SECOND_US, Weather, World
 from drillyard.emulator.store.region import PeerRole, Region
 from drillyard.emulator.store.replica import Settings
+from drillyard.emulator.store.split_keys import SplitLimits
 from drillyard.emulator.tikv.records import unpack_region
 
 __all__ = ["Call", "Outcome", "Scale", "Simulation", "Violation", "simulate"]
@@ -166,6 +167,7 @@ class Simulation:
             merge_check_ticks=dice.pick((2, 10)),
             leader_missing_ticks=50,
             hibernate=dice.happens(500),
+            split=dice.pick((SplitLimits(), SplitLimits(), SplitLimits(split_keys=2, max_keys=5))),
         )
         pd_settings = replace(_PD_OPTIONS, max_store_down_ns=dice.pick((4, 30, 1800)) * 10**9)
         pd_raft = Options(dice.pick((4, 6, 10)), 2)

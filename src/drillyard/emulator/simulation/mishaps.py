@@ -270,6 +270,8 @@ class Operator:
             return ChangePeers(())
         if kind == "split":
             inside = [key for key in KEYS if region.has_key(key) and key > region.start]
+            if self._dice.happens(200):
+                return Split(())  # in the middle
             return Split((self._dice.pick(inside),)) if inside else None
         if kind == "transfer":
             return TransferLeader(self._dice.pick(region.peers))

@@ -33,6 +33,7 @@ from drillyard.emulator.store.replica import (
     RegionReady,
     RegionReport,
 )
+from drillyard.emulator.store.split_keys import Survey
 from drillyard.emulator.store.state import FAMILIES, Family, Pair, Span
 from drillyard.emulator.store.store import (
     RestoredReplica,
@@ -226,10 +227,20 @@ class StoreMember(Member):
     def _measure(self) -> None:
         self.later(MEASURE_US, self._measure)
         assert self.store is not None
+        limits = self._stage.store_settings.split
         for region in self.store.unmeasured():
-            pairs = self.pairs_of(region)
-            size = sum(len(key) + len(value) for key, value in pairs)
-            self.store.measured(region.id, size, len(pairs))
+            found = self._survey(region)
+            self.store.measured(region.id, found.size, found.count)
+            cuts = found.oversize_keys(region) if limits.is_exceeded(found.size, found.count) else ()
+            mine = region.peer_on(self.store_id)
+            if cuts and mine is not None:
+                self.obey(Step(region.id, region.epoch, mine.id, Split(cuts)))
+
+    def _survey(self, region: Region) -> Survey:
+        found = Survey(self._stage.store_settings.split)
+        for key, value in self.pairs_of(region):
+            found.pass_by(key, len(key) + len(value))
+        return found
 
     def _guard(self, call: Callable[[], object]) -> None:
         try:
@@ -320,6 +331,10 @@ class StoreMember(Member):
         assert self.store is not None
         replica = self.store.replicas.get(step.region_id)
         if replica is None or step.region_id in self._splitting:
+            return
+        if not split.keys:
+            split = replace(split, keys=self._survey(replica.region).middle_key(replica.region))
+        if not split.keys:
             return
         self._splitting.add(step.region_id)
         self.later(RETRY_US, lambda: self._splitting.discard(step.region_id))
