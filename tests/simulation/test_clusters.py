@@ -28,7 +28,7 @@ def test_any_weather(chunk: int) -> None:
 
 def test_the_storm_is_one() -> None:
     """What the simulation is for must happen in it: else it proves nothing."""
-    outcomes = [simulate(seed) for seed in range(20)]
+    outcomes = [simulate(seed) for seed in range(30)]
     assert sum(outcome.elections for outcome in outcomes) > 60
     assert sum(outcome.moves for outcome in outcomes) > 60
     assert sum(outcome.crashes for outcome in outcomes) > 40
