@@ -66,7 +66,10 @@ def _listed(asked: Iterable[str]) -> str:
     by_kind: dict[str, list[str]] = {}
     for question in asked:
         by_kind.setdefault(kind_of(question), []).append(question)
-    return "\n".join(f"{KINDS[kind]}: {_codes(found)}.\n" for kind, found in sorted(by_kind.items()))
+    parts = []
+    for kind, found in sorted(by_kind.items()):
+        parts += [f"{KINDS[kind]}:\n", *(f"- {_code(question)}" for question in found), ""]
+    return "\n".join(parts)
 
 
 KINDS: Mapping[str, str] = {"GET": "Read over HTTP", "change": "Changed over HTTP, or refused", "rpc": "Over gRPC"}

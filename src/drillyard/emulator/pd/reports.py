@@ -7,6 +7,7 @@ an older term than an earlier one. It decides nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from drillyard.emulator.pd.cluster import Cluster
@@ -123,10 +124,10 @@ class Reports:
             return None
         return report.leader
 
-    def totals(self, cluster: Cluster) -> dict[int, StoreTotals]:
-        """Totals of every store, for views; a walk over all regions."""
+    def totals(self, cluster: Cluster, regions: Iterable[metapb.Region] | None = None) -> dict[int, StoreTotals]:
+        """Totals of every store, for views; a walk over these regions, or over all."""
         totals = {store_id: StoreTotals() for store_id in cluster.stores}
-        for region in cluster.regions:
+        for region in cluster.regions if regions is None else regions:
             report = self.regions.get(region.id)
             size, keys = (report.size_mib, report.request.approximate_keys) if report is not None else (0, 0)
             leader = self.leader_of(region)

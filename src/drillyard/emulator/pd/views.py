@@ -7,7 +7,7 @@ compared with a clock is an argument. Nothing here serves or decides anything.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -302,17 +302,18 @@ def histogram(values: list[int], width: int) -> Json:
     ]
 
 
-def statistics(cluster: Cluster, reports: Reports) -> Json:
-    """The sums of `stats/region`."""
-    totals = {store_id: total for store_id, total in sorted(reports.totals(cluster).items()) if total.regions}
-    known = [reports.regions[each.id] for each in cluster.regions if each.id in reports.regions]
+def statistics(cluster: Cluster, reports: Reports, regions: Sequence[metapb.Region]) -> Json:
+    """The sums of `stats/region` over these regions. One that was never heard of is empty."""
+    totals = {store_id: total for store_id, total in sorted(reports.totals(cluster, regions).items()) if total.regions}
+    known = [reports.regions[each.id] for each in regions if each.id in reports.regions]
+    filled = sum(1 for report in known if report.size_mib > 1)
 
     def per_store(pick: Callable[[StoreTotals], int], *, leading: bool) -> Json:
         return {str(store_id): pick(each) for store_id, each in totals.items() if each.leaders or not leading}
 
     return {
-        "count": len(cluster.regions),
-        "empty_count": sum(1 for report in known if report.size_mib <= 1),
+        "count": len(regions),
+        "empty_count": len(regions) - filled,
         "storage_size": sum(report.size_mib for report in known),
         "user_storage_size": 0,
         "storage_keys": sum(report.request.approximate_keys for report in known),

@@ -61,7 +61,7 @@ class RegionRoutes(Room):
             **{f"regions/{name}": partial(self._get_top, measure) for name, measure in MEASURES.items()},
             "region/id/{id}": self._get_region_by_id,
             "region/key/{key}": self._get_region_by_key,
-            "stats/region": lambda request, lead: answer_json(views.statistics(self._cluster, lead.reports)),
+            "stats/region": self._get_statistics,
         }
         return [Route("GET", f"{V1}/{path}", cluster_handler=handler) for path, handler in served.items()]
 
@@ -138,6 +138,11 @@ class RegionRoutes(Room):
         neighbours = [regions.before(meta.start_key), regions.after(meta)]
         shown = [views.NO_REGION if each is None else self._view(each, lead.reports) for each in neighbours]
         return answer_compact(views.regions(shown))
+
+    def _get_statistics(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
+        start, end = (request.first(name).encode("utf-8", "surrogateescape") for name in ("start_key", "end_key"))
+        regions = self._cluster.regions.scan(start, end, 0)
+        return answer_json(views.statistics(self._cluster, lead.reports, regions))
 
     def _get_holes(self, request: HttpRequest, lead: Leadership) -> HttpResponse:
         holes: list[list[str]] = []
