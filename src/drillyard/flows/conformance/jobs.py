@@ -152,6 +152,8 @@ async def _commands(areas: Sequence[str], subject: Subject) -> tuple[Check, ...]
 
 async def _command(subject: Subject, command: Command) -> Check:
     await subject.comes_true(partial(_is_led_by_a_pd, subject))  # the command before may have taken the lead away
+    if command.words.startswith("operator add"):
+        await subject.comes_true(partial(_is_calm, subject))  # no operator is in its way
     words = command.words.format_map(await _names(subject))
     ran = await _control(subject, words)
     failure = pd_ctl.failure_of(command, ran.code, ran.out, ran.errors)
@@ -160,6 +162,14 @@ async def _command(subject: Subject, command: Command) -> Check:
 
 async def _is_led_by_a_pd(subject: Subject) -> bool:
     return await subject.ask("leader") is not None
+
+
+async def _is_calm(subject: Subject) -> bool:
+    """No operator runs, and no region has too few or too many peers."""
+    if await subject.ask("operators"):
+        return False
+    checks = [await subject.ask(f"regions/check/{kind}") or {} for kind in ("miss-peer", "extra-peer", "learner-peer")]
+    return not any(check.get("count") for check in checks)
 
 
 async def _names(subject: Subject) -> dict[str, str]:
