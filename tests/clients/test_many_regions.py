@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import urllib.request
@@ -13,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 from client_cluster import ClientCluster, eventually
+from tikv_client import asynchronous as tikv_client
 
 import tikv
 from drillyard.wire import keys, kvrpcpb, metapb
@@ -88,9 +90,12 @@ def check(cluster: ClientCluster, rows: dict[bytes, bytes]) -> None:
 
 def test_every_row_is_seen_once_over_many_regions(cluster: ClientCluster, rows: dict[bytes, bytes]) -> None:
     check(cluster, rows)
-    rust = pytest.importorskip("tikv_client")
-    client = rust.RawClient.connect(cluster.pd_endpoints)
-    assert client.scan(b"row-", b"row.", 10_000) == sorted(rows.items())
+
+    async def scan() -> Any:
+        client = await tikv_client.RawClient.connect(cluster.pd_endpoints)
+        return await client.scan(b"row-", b"row.", 10_000)
+
+    assert asyncio.run(scan()) == sorted(rows.items())
 
 
 def test_a_client_has_a_region_split(cluster: ClientCluster, rows: dict[bytes, bytes]) -> None:
