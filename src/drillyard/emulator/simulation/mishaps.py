@@ -285,11 +285,14 @@ class Operator:
                 return None
             return ChangePeers((PeerChange(ChangeKind.ADD_VOTER, self._dice.pick(learners)),))
         if kind == "remove":
-            return ChangePeers((PeerChange(ChangeKind.REMOVE, self._dice.pick(others)),)) if others else None
+            # One voter of two is never removed at once, nor does PD: it is gone for good before the other one has made
+            # sure of it, and that one, after a power cut, asks it for its vote for ever. PD makes it a learner first.
+            leaving = learners if len(region.peers) - len(learners) == 2 else others
+            return ChangePeers((PeerChange(ChangeKind.REMOVE, self._dice.pick(leaving)),)) if leaving else None
         if kind == "move" and learners and len(others) > len(learners):
-            leaving = self._dice.pick([peer for peer in others if peer.role is PeerRole.VOTER] or others)
+            demoted = self._dice.pick([peer for peer in others if peer.role is PeerRole.VOTER] or others)
             joining = self._dice.pick(learners)
-            return ChangePeers((PeerChange(ChangeKind.ADD_VOTER, joining), PeerChange(ChangeKind.ADD_LEARNER, leaving)))
+            return ChangePeers((PeerChange(ChangeKind.ADD_VOTER, joining), PeerChange(ChangeKind.ADD_LEARNER, demoted)))
         held = {peer.store_id for peer in region.peers}
         free = [store.store_id for store in self._stage.stores if store.store_id and store.store_id not in held]
         lead = self._stage.pd_lead()
