@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from statistics import median
+
 import pytest
 
+from drillyard.emulator.pd import hotspots
 from drillyard.emulator.pd.hotspots import READ, WRITE, Flow, HotPeers
 from drillyard.wire import metapb
 
@@ -110,3 +114,23 @@ def test_reads_are_looked_at_six_times_as_often() -> None:
     for look in range(1, 19):
         hot.hear(region(7, 1), metapb.Peer(store_id=1), 1, Flow(0, 2000, 10, look * 10 * SECOND))
         assert bool(hot.hot(3)[1]) is (look >= 18)
+
+
+def test_a_threshold_is_not_made_for_every_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a thousand hot peers on a store, one made for each report would hold a member up for seconds."""
+    medians = 0
+
+    def counted(rates: Iterable[float]) -> float:
+        nonlocal medians
+        medians += 1
+        return median(rates)
+
+    monkeypatch.setattr(hotspots, "median", counted)
+    hot, leader = HotPeers(WRITE), metapb.Peer(store_id=1)
+    for minute in (1, 2):
+        for region_id in range(1, 1001):
+            flow = Flow(60 * MIB, 0, 60, minute * 60 * SECOND)
+            hot.hear(region(region_id, 1), leader, 1, flow)
+    assert medians < 10_000
+    hot.hear(region(1001, 1), leader, 1, Flow(60 << 10, 0, 60, 130 * SECOND))
+    assert len(hot.hot(0)[1]) == 1000  # too little beside the others, by a threshold that is of now

@@ -103,6 +103,85 @@ def test_no_timestamp_once_the_lead_is_lost() -> None:
     with_lead(work)
 
 
+def test_a_lead_that_ended_grants_nothing_even_if_its_member_leads_again() -> None:
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        lead.end()
+        with pytest.raises(NotLeader):
+            await lead.timestamp(1)
+        with pytest.raises(NotLeader):
+            await lead.ids(1)
+
+    with_lead(work)
+
+
+class Turns:
+    """Ends a loop that never lets others run: a test could not be stopped in it."""
+
+    def __init__(self) -> None:
+        self._left = 100
+
+    def counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*given: Any) -> Any:
+            self._left -= 1
+            assert self._left, "it turns without a pause"
+            return call(*given)
+
+        return counting
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_window_that_is_there_but_not_taken_in_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch, ends: bool) -> None:
+    """Whoever asks in just this moment lets the others run; and if the lead ends in it, hears so."""
+
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        await lead.ids(950)  # the next window is on its way
+        while lead.coordinator.take_id():
+            pass
+        monkeypatch.setattr(lead, "carry_out", Turns().counted(lead.carry_out))
+        waiting = asyncio.create_task(lead.ids(1))
+        if ends:
+            lead.end()
+            with pytest.raises(NotLeader):
+                await waiting
+        else:
+            assert await waiting == [1001]
+
+    with_lead(work)
+
+
+def test_a_lead_that_ends_while_it_waits_for_a_window_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        while lead.coordinator.take_id():
+            pass
+        monkeypatch.setattr(lead, "carry_out", Turns().counted(lead.carry_out))
+        waiting = asyncio.create_task(lead.ids(1))
+        await asyncio.sleep(0)  # it has asked, and the answer is on its way
+        lead.end()
+        with pytest.raises(NotLeader):
+            await waiting
+
+    with_lead(work)
+
+
+def test_a_bound_that_is_there_but_not_taken_in_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ms = 1_000_000
+
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        nonlocal now_ms
+        now_ms += 60_000
+        raise_bound = lead._raise_bound
+        monkeypatch.setattr(lead, "_raise_bound", Turns().counted(raise_bound))
+        first, second = asyncio.create_task(lead.timestamp(1)), asyncio.create_task(_later(lead.timestamp(1)))
+        stamps = [await first, await second]
+        assert len({(each.physical, each.logical) for each in stamps}) == 2
+
+    async def _later(asked: Awaitable[Any]) -> Any:
+        await asyncio.sleep(0)  # so that it is granted its confirmation as the bound of the first one is settled
+        return await asked
+
+    with_lead(work, Clock(lambda: now_ms * 10**6))
+
+
 def test_the_bound_rises_before_it_is_passed() -> None:
     now_ms = 1_000_000
 

@@ -23,6 +23,7 @@ TOP_RATIO = 0.8
 LOOKS = 5
 SHORTEST_REPORT_S = 3
 LOOKS_UNHEARD = 3
+THRESHOLD_NS = 8 * 10**9  # so long a threshold counts, as in PD: to make one is a walk over a store's peers
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class HotPeers:
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self._peers: dict[int, dict[int, HotPeer]] = {}  # store -> region -> peer
+        self._made: dict[int, tuple[int, tuple[float, float]]] = {}  # store -> when its thresholds were made, and they
 
     def hear(self, region: metapb.Region, leader: metapb.Peer, store_id: int, flow: Flow) -> None:
         """What went through the peer of a region on a store."""
@@ -99,7 +101,7 @@ class HotPeers:
             return
         peers = self._peers.setdefault(store_id, {})
         peer = peers.get(region.id)
-        thresholds = self._thresholds(store_id)
+        thresholds = self._thresholds(store_id, flow.now_ns)
         stores = tuple(each.store_id for each in region.peers)
         if peer is None:
             rates = (flow.bytes / flow.seconds, flow.keys / flow.seconds)
@@ -140,15 +142,20 @@ class HotPeers:
             for store_id, peers in sorted(self._peers.items())
         }
 
-    def _thresholds(self, store_id: int) -> tuple[float, float]:
+    def _thresholds(self, store_id: int, now_ns: int) -> tuple[float, float]:
         peers = self._peers.get(store_id, {}).values()
         if len(peers) < TOP:
             return self.kind.bytes, self.kind.keys
+        made_ns, thresholds = self._made.get(store_id, (now_ns - THRESHOLD_NS, (0.0, 0.0)))
+        if now_ns - made_ns < THRESHOLD_NS:
+            return thresholds
         rates = (sorted(peer.byte_rate for peer in peers), sorted(peer.key_rate for peer in peers))
-        return (
+        thresholds = (
             max(self.kind.bytes, TOP_RATIO * rates[0][-TOP]),
             max(self.kind.keys, TOP_RATIO * rates[1][-TOP]),
         )
+        self._made[store_id] = now_ns, thresholds
+        return thresholds
 
 
 def _reaches(rates: tuple[float, float], thresholds: tuple[float, float]) -> bool:

@@ -108,6 +108,11 @@ class Leadership:
         self.ended.set()
         self._ticking.cancel()
 
+    def _see_that_it_goes_on(self) -> None:
+        """A member that leads again has another lead: what this one was asked for before is not its to give."""
+        if self.ended.is_set():
+            raise NotLeader(self.consensus.leader)
+
     # ---- the coordinator's wishes ----
 
     def carry_out(self) -> None:
@@ -142,12 +147,13 @@ class Leadership:
         """Fresh ids, in order; they were never given before and never will be again."""
         taken: list[int] = []
         while len(taken) < count:
+            self._see_that_it_goes_on()
             if fresh := self.coordinator.take_id():
                 taken.append(fresh)
                 continue
             self.carry_out()
             if self._more_ids is not None:
-                await asyncio.shield(self._more_ids)  # others wait for it, too
+                await _settled(self._more_ids)
         self.carry_out()
         return taken
 
@@ -160,10 +166,11 @@ class Leadership:
     async def timestamp(self, count: int) -> Stamp:
         await self.consensus.confirm()
         while True:
+            self._see_that_it_goes_on()
             now_ms = self.clock.now_ms()
             stamp = self._oracle.grant(count, now_ms)
             if stamp is None:
-                await asyncio.shield(self._raise_bound(now_ms))
+                await _settled(self._raise_bound(now_ms))
                 continue
             if self._oracle.is_short(now_ms, TSO_RESERVE_MS):
                 self._raise_bound(now_ms)
@@ -230,6 +237,12 @@ class Leadership:
                 self.carry_out()
                 await asyncio.sleep(0)  # never a long slice
             self.carry_out()
+
+
+async def _settled(answer: asyncio.Future[Outcome]) -> None:
+    """Waits until an answer was taken in. Others wait for it, too: who gives up does not take it from them."""
+    await asyncio.shield(answer)
+    await asyncio.sleep(0)  # one that is there but not taken in yet would be met again and again, without a pause
 
 
 def _raise_alarm(task: asyncio.Task[None]) -> None:
