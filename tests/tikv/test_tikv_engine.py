@@ -16,6 +16,7 @@ from drillyard.emulator.storage import Storage, StorageOptions
 from drillyard.emulator.store.region import Epoch, Peer, Region, configuration_of
 from drillyard.emulator.store.replica import Envelope, Settings
 from drillyard.emulator.store.state import Family
+from drillyard.emulator.tikv import engine as engine_module
 from drillyard.emulator.tikv.engine import Engine, Identity
 from drillyard.emulator.tikv.records import pack_envelope, pack_region
 from drillyard.emulator.tikv.snapshots import _framed
@@ -78,6 +79,20 @@ async def installed(engine: Engine) -> None:
 
 def test_a_snapshot_is_moved_into_place(tmp_path: Path) -> None:
     async def scenario(engine: Engine) -> None:
+        await engine.receive_snapshot(packed(SNAPSHOT), chunks(PAIRS))
+        await installed(engine)
+
+    play(scenario, tmp_path)
+
+
+def test_a_snapshot_is_kept_until_a_busy_store_comes_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn ends when its time is up, here after one region; the others' work comes first."""
+    monkeypatch.setattr(engine_module, "TURN_S", -1.0)
+
+    async def scenario(engine: Engine) -> None:
+        for region_id in range(100, 120):
+            beat = Message(MessageKind.HEARTBEAT, 1000, 2000, 6)
+            engine.deliver(pack_envelope(Envelope(region_id, Epoch(1, 2), Peer(1000, 1), Peer(2000, 2), beat), 1))
         await engine.receive_snapshot(packed(SNAPSHOT), chunks(PAIRS))
         await installed(engine)
 

@@ -529,6 +529,12 @@ class Store:
     def has_ready(self) -> bool:
         return bool(self._touched)
 
+    def has_to_take_up(self, region_id: int) -> bool:
+        """Whether a snapshot of the region has come that no `ready` has dealt with yet."""
+        replica = self.replicas.get(region_id)
+        is_due = replica is not None and replica.awaits_install and not replica.is_destroyed
+        return is_due and region_id in self._touched
+
     def ready(self, state: State) -> Iterable[StoreReady]:
         """The work of every region that has some, one at a time: carry each out before taking the next.
 

@@ -338,7 +338,7 @@ class Engine:
     async def receive_snapshot(self, packed: drillpb.Envelope, chunks: AsyncIterator[bytes]) -> None:
         """A snapshot from another store; returns when the replica has taken it up or refused it."""
         region_id = packed.region_id
-        if region_id in self._installing:
+        if region_id in self._installing or self.store.has_to_take_up(region_id):
             raise RpcError(Status.ABORTED, f"a snapshot of region {region_id} is being installed")
         if self.storage.is_almost_full():
             raise RpcError(Status.RESOURCE_EXHAUSTED, "the disk is almost full")
@@ -352,6 +352,9 @@ class Engine:
             raise RpcError(Status.INVALID_ARGUMENT, str(error)) from error
         self._guard(lambda: self._step(envelope))
         self._turn()
+        # A turn that has too much to do ends before it comes to this region; one of the next does.
+        while self.store.has_to_take_up(region_id) and not self._is_stopped:  # noqa: ASYNC110
+            await asyncio.sleep(0)
         if region_id not in self._installing:
             self._snapshots.drop(region_id)  # the replica had no use for it
 
