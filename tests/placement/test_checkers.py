@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from placement_bench import HOUR_NS, Bench, Health, steps, told
+from placement_bench import HOUR_NS, SECOND_NS, Bench, Health, steps, told
 
+from drillyard.emulator.pd.operators import Kind, Operator
+from drillyard.emulator.pd.steps import TransferLeader
 from drillyard.wire import metapb
 
 OFFLINE = metapb.Offline
@@ -291,6 +293,27 @@ def test_a_region_is_not_merged_soon_after_a_split() -> None:
     for store_id in (1, 2, 3, 4):
         bench.store(store_id)
     assert len(bench.wanted(8)) == 2
+
+
+def test_splits_of_long_ago_are_forgotten_also_of_regions_that_are_gone() -> None:
+    bench = Bench(split_merge_interval=60 * SECOND_NS)
+    for region_id in range(1000):
+        bench.placement.record_split([1, region_id], bench.now_ns)
+        bench.now_ns += SECOND_NS
+    assert len(bench.placement._merge_checker(bench.now_ns)._split_ns) <= 62
+
+
+def test_what_was_done_lately_is_forgotten_though_nothing_is_balanced() -> None:
+    bench = Bench().stores(1, 2, 3)
+    bench.region(7, "1 2 3")
+    controller = bench.placement.controller
+    for _ in range(100):
+        region = bench.view(7)
+        step = TransferLeader(source=2, target=1)  # it leads already: done at once
+        assert controller.add(bench.picture(), Operator("a", "b", 7, region.epoch, Kind.ADMIN, 10, (step,)))
+        assert not controller.running
+        bench.now_ns += SECOND_NS
+    assert len(controller._just_done) <= 11
 
 
 def test_one_way_merges_go_to_the_next_region() -> None:

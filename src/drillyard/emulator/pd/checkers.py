@@ -184,10 +184,14 @@ class MergeChecker:
 
     def __init__(self, began_ns: int) -> None:
         self._began_ns = began_ns
-        self._split_ns: dict[int, int] = {}
+        self._split_ns: dict[int, int] = {}  # by region, the latest last
 
-    def record_split(self, region_ids: list[int], now_ns: int) -> None:
+    def record_split(self, region_ids: list[int], now_ns: int, interval_ns: int) -> None:
+        """What was split longer ago than the interval is forgotten: of a region that is gone nobody asks again."""
+        while self._split_ns and now_ns - self._split_ns[oldest := next(iter(self._split_ns))] >= interval_ns:
+            del self._split_ns[oldest]
         for region_id in region_ids:
+            self._split_ns.pop(region_id, None)
             self._split_ns[region_id] = now_ns
 
     def check(self, check: Check) -> tuple[Operator, Operator] | None:

@@ -238,6 +238,7 @@ class Controller:
             influence = Influence()
             operator.total(influence, region)
             self._just_done.append((now_ns, influence))
+        self._forget_done(now_ns)
         self._remove(operator, Status.SUCCESS, "", now_ns)
 
     def _remove(
@@ -274,11 +275,14 @@ class Controller:
         for operator in self.running.values():
             if (region := picture.region(operator.region_id)) is not None:
                 operator.remaining(influence, region)
-        while self._just_done and picture.now_ns - self._just_done[0][0] > JUST_DONE_NS:
-            self._just_done.popleft()
+        self._forget_done(picture.now_ns)
         for _, done in self._just_done if with_done else ():
             for store_id, change in done.stores.items():
                 total = influence.on(store_id)
                 total.regions += change.regions
                 total.region_size += change.region_size
         return influence
+
+    def _forget_done(self, now_ns: int) -> None:
+        while self._just_done and now_ns - self._just_done[0][0] > JUST_DONE_NS:
+            self._just_done.popleft()

@@ -109,7 +109,7 @@ class Placement:
 
     def record_split(self, region_ids: list[int], now_ns: int) -> None:
         """Ids were given out for splitting the first of these into itself and the others."""
-        self._merge_checker(now_ns).record_split(region_ids, now_ns)
+        self._merge_checker(now_ns).record_split(region_ids, now_ns, self._placing().split_merge_interval)
 
     def pause_checker(self, name: str, now_ns: int, delay_s: int) -> None:
         """For so many seconds; none ends a pause."""
