@@ -228,6 +228,13 @@ def test_how_far_a_store_has_come() -> None:
     assert departures.progress() == {}
 
 
+def test_sizes_are_summed_only_while_a_store_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is a walk over all regions, of milliseconds with a thousand of them."""
+    cluster, reports = cluster_of(4), Reports()
+    monkeypatch.setattr(Reports, "totals", lambda *given: pytest.fail("nobody leaves"))
+    assert Departures().look(cluster, reports, 10**18) == []
+
+
 def test_an_old_tombstone_is_forgotten() -> None:
     cluster, departures = cluster_of(4), Departures()
     remove(cluster, 4)

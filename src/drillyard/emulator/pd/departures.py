@@ -60,7 +60,7 @@ class Departures:
         is_due = now_ns >= self._look_at_ns
         if not is_due and leaving <= self._histories.keys():
             return []
-        sizes = _sizes(cluster, reports)
+        sizes = _sizes(cluster, reports) if leaving else {}  # a walk over all regions
         for store_id in leaving:
             size = float(sizes.get(store_id, 0))
             if store_id not in self._histories:
