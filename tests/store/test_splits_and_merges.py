@@ -251,3 +251,19 @@ def test_a_source_is_kept_while_its_target_here_is_behind() -> None:
     source.leaderless_ticks = 1
     elsewhere = replace(whole, peers=(Peer(99, 9),))
     assert store.validate(20, 21, {REGION: elsewhere}, elsewhere) is Verdict.STALE
+
+
+@pytest.mark.parametrize(
+    ("began_at", "verdict"),
+    [(None, Verdict.UNKNOWN), (Epoch(9, 9), Verdict.UNKNOWN), (Epoch(1, 1), Verdict.STALE)],
+    ids=["the target may yet take it", "the target has not come there", "the target has gone on"],
+)
+def test_a_source_is_kept_for_its_target_here_whatever_pd_knows(began_at: Epoch | None, verdict: Verdict) -> None:
+    """PD has heard of a child of the target only, and shows the target as it was before the merge."""
+    bench = of_two()
+    store = bench.store
+    source, target = store.replicas[20], store.replicas[REGION].region
+    source.merging = Merging(replace(target, epoch=began_at or target.epoch), 6, 6)
+    source.leaderless_ticks = 1
+    child = Region(99, epoch=Epoch(9, 3), peers=THREE)
+    assert store.validate(20, 21, {REGION: target}, child) is verdict

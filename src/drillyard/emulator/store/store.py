@@ -475,7 +475,8 @@ class Store:
 
         A peer that a newer epoch lacks is destroyed. So is one of a region that PD has forgotten while a newer region
         has its range: it was merged into that one. But then a replica of the target that is behind may still be here,
-        and could not go on without it; so that waits until nobody here is behind.
+        and could not go on without it; so that waits until nobody here is behind. PD may have heard of the target's
+        children alone, and then shows it as it was: a source that knows its target sees for itself where that is.
         """
         replica = self._same(region_id, peer_id)
         if replica is None or replica.is_destroyed or replica.is_installing or replica.leaderless_ticks == 0:
@@ -487,6 +488,7 @@ class Store:
             if (
                 not mine.is_initialized
                 or not is_newer
+                or self._is_awaited(replica)
                 or any(self._is_behind(other, known) for other in self._living())
             ):
                 return Verdict.UNKNOWN
@@ -496,6 +498,14 @@ class Store:
             return Verdict.VALID
         self._destroy(replica)
         return Verdict.STALE
+
+    def _is_awaited(self, source: Replica) -> bool:
+        """Whether the target is here, and has not come to where the merge is decided."""
+        merging = source.merging
+        if merging is None or all(other.region.id != merging.target.id for other in self._living()):
+            return False
+        fate = fate_of(source.region.id, merging, (other.region for other in self._living()))
+        return fate in (Fate.UNDECIDED, Fate.OPEN)
 
     @staticmethod
     def _is_behind(replica: Replica, known: Mapping[int, Region]) -> bool:
