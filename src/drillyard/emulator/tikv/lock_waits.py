@@ -55,6 +55,11 @@ class LockWaits:
         self._futures[waiter.number] = ended
         return Waiting(waiter, ended, deadline_s)
 
+    def give_up(self, waiting: Waiting) -> None:
+        """Nobody waits any more."""
+        self._queue.leave(waiting.waiter)
+        del self._futures[waiting.waiter.number]
+
     def release(self, released: Released) -> None:
         woken = self._queue.release(released)
         if woken.first is not None:
@@ -88,7 +93,6 @@ class LockWaits:
                     return None
                 self.access.check(context)
         finally:
-            self._queue.leave(waiting.waiter)
-            del self._futures[waiting.waiter.number]
+            self.give_up(waiting)
             if may_deadlock:
                 self._deadlocks.leave(wait)

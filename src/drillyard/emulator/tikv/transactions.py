@@ -225,13 +225,21 @@ class TxnKv:
         self, request: kvrpcpb.PessimisticLockRequest, deadline_s: float
     ) -> tuple[Transacted, Waiting | None]:
         waiting: list[Waiting] = []
+        is_there = True  # who asked
 
         def applied(outcome: Transacted) -> None:
-            if outcome.blocked is not None and self._loop.time() < deadline_s:
+            if is_there and outcome.blocked is not None and self._loop.time() < deadline_s:
                 waiting.append(self._waits.begin(request.start_version, outcome.blocked, deadline_s))
 
-        with self._metrics.command("acquire_pessimistic_lock"):
-            outcome = await self._access.transact(request.context, transact(Kind.PESSIMISTIC_LOCK, request), applied)
+        try:
+            with self._metrics.command("acquire_pessimistic_lock"):
+                command = transact(Kind.PESSIMISTIC_LOCK, request)
+                outcome = await self._access.transact(request.context, command, applied)
+        except BaseException:  # the client has gone: nobody is going to end the wait
+            is_there = False
+            for begun in waiting:
+                self._waits.give_up(begun)
+            raise
         return outcome, waiting[0] if waiting else None
 
     async def _wait(
