@@ -86,11 +86,18 @@ class Access:
     @asynccontextmanager
     async def viewing(self, context: kvrpcpb.Context) -> AsyncIterator[tuple[Region, View]]:
         """A view of the region, taken when it may be read and closed at the end."""
-        region, view = await self.read(context, lambda region: (region, self._engine.storage.view()))
+        taken: list[View] = []  # who asked may be gone before it learns that the view was taken
+
+        def take(region: Region) -> Region:
+            taken.append(self._engine.storage.view())
+            return region
+
         try:
-            yield region, view
+            region = await self.read(context, take)
+            yield region, taken[0]
         finally:
-            view.close()
+            for view in taken:
+                view.close()
 
     @asynccontextmanager
     async def reading(self, context: kvrpcpb.Context) -> AsyncIterator[tuple[Region, ViewReading]]:

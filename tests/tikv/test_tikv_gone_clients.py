@@ -1,4 +1,4 @@
-"""Waits for locks whose client has gone: nothing is left of them."""
+"""Requests whose client has gone: no wait for a lock and no view is left of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from drillyard.emulator.metrics import Registry
+from drillyard.emulator.store.messages import Readable
 from drillyard.emulator.store.mvcc import Lock, LockKind
 from drillyard.emulator.store.percolator import KeyIsLocked
+from drillyard.emulator.store.region import Region
 from drillyard.emulator.store.transactions import Transacted
 from drillyard.emulator.tikv.access import Access
 from drillyard.emulator.tikv.lock_waits import LockWaits
@@ -50,5 +52,37 @@ def test_nobody_waits_for_a_client_that_has_gone(is_applied_first: bool) -> None
         if not is_applied_first:
             engine.tickets[0](BLOCKED)
         assert waits.count == 0
+
+    asyncio.run(scenario())
+
+
+def test_no_view_is_kept_for_a_client_that_has_gone() -> None:
+    class View:
+        is_open = True
+
+        def close(self) -> None:
+            self.is_open = False
+
+    class Reads(Proposals):
+        view = View()
+        storage = type("Storage", (), {"view": lambda _: Reads.view})()
+
+        def read(self, ticket: Any, context: Any) -> None:
+            self.tickets.append(ticket)
+
+    async def scenario() -> None:
+        engine: Any = Reads()
+
+        async def ask() -> None:
+            async with Access(engine).viewing(kvrpcpb.Context()):
+                pass
+
+        asked = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        engine.tickets[0](Readable(Region(7)))
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert not Reads.view.is_open
 
     asyncio.run(scenario())
