@@ -31,6 +31,7 @@ from drillyard.wire.services import PD
 
 KEEP_ALIVE_S = 60.0
 MAX_SPLIT = 1024
+SCATTER_SLICE = 50  # regions that are scattered at a time: about 5 ms
 MAX_RETRIES = 10
 MAX_PAUSE_S = 10.0
 SPLIT_LOOK_S = 0.1
@@ -362,11 +363,15 @@ class PdService:
         left = list(request.regions_id)
         for attempt in range(min(request.retry_limit, MAX_RETRIES) + 1):
             try:
-                left = Desk.at(lead.placement, lead.clock.now_ns()).scatter_all(left, request.group)
+                Desk.at(lead.placement, lead.clock.now_ns()).check_scatter(left)
             except Refused as refused:
                 raise RpcError(Status.UNKNOWN, refused.message) from refused
-            finally:
+            asked, left = left, []
+            for start in range(0, len(asked), SCATTER_SLICE):
+                desk = Desk.at(lead.placement, lead.clock.now_ns())
+                left += desk.scatter_all(asked[start : start + SCATTER_SLICE], request.group)
                 lead.carry_out()
+                await asyncio.sleep(0)
             if not left or lead.ended.is_set():
                 break
             await asyncio.sleep(min(0.1 * 2**attempt, MAX_PAUSE_S))

@@ -216,6 +216,7 @@ class Desk:
         else:
             region_ids = _wholes(wanted.get("region_ids"), "region_ids is invalid")
         try:
+            self.check_scatter(region_ids)
             failed = self.scatter_all(region_ids, _text(wanted, "group"))
         except Refused as refused:
             return {"processed-percentage": 0, "error": refused.message}
@@ -226,12 +227,15 @@ class Desk:
         if operator is not None:
             self.start(operator)
 
-    def scatter_all(self, region_ids: Sequence[int], group: str) -> list[int]:
-        """Scatters regions; which of them could not be. Nobody tries again here: who asks may."""
+    def check_scatter(self, region_ids: Sequence[int]) -> None:
+        """Raises `Refused` for what the real one does not even try."""
         if not region_ids:
             raise Refused("empty region")
         if len(region_ids) == 1 and self.picture.region(region_ids[0]) is None:
             raise Refused("region not found")
+
+    def scatter_all(self, region_ids: Sequence[int], group: str) -> list[int]:
+        """Scatters regions; which of them could not be. Nobody tries again here: who asks may."""
         failed: list[int] = []
         for region_id in region_ids:
             region = self.picture.region(region_id)

@@ -21,6 +21,7 @@ from drillyard.emulator.tikv.engine import Engine
 from drillyard.emulator.tikv.records import data_range, key_at, spans_of
 
 SLICE_PAIRS = 256
+SLICE_BYTES = 256 << 10
 MOST_KEYS = 512  # of one proposal
 MOST_BYTES = 256 << 10
 
@@ -43,18 +44,19 @@ class Sweep:
         """How many keys it proposed to delete."""
         now_s, view = self._clock(), self._engine.storage.view()
         found: list[Expire] = []
-        proposed = seen = size = 0
+        proposed = seen = size = walked = 0
         try:
             for span in spans_of(region):
                 for place, packed in view.walk(*data_range(span)):
-                    seen += 1
+                    seen, walked = seen + 1, walked + len(place) + len(packed)
                     if _is_over(packed, now_s):
                         found.append(Expire(key_at(place), now_s, span.family))
                         size += len(place)
                     if len(found) >= MOST_KEYS or size >= MOST_BYTES:
                         proposed += await self._delete(found, region, leader)
                         found, size = [], 0
-                    if seen % SLICE_PAIRS == 0:
+                    if seen >= SLICE_PAIRS or walked >= SLICE_BYTES:
+                        seen = walked = 0
                         await asyncio.sleep(0)
             proposed += await self._delete(found, region, leader)
         finally:
