@@ -47,8 +47,14 @@ class Bank:
             await transaction.put(account, b"%d" % OPENING)
         await transaction.commit()
 
-    async def _client(self) -> tikv_client.TransactionClient:
-        return await tikv_client.TransactionClient.connect(self._pd_endpoints)
+    async def _client(self, former: tikv_client.TransactionClient | None = None) -> tikv_client.TransactionClient:
+        """A client in the place of one that failed: once it was told of no leader of PD, it panics for good."""
+        try:
+            return await tikv_client.TransactionClient.connect(self._pd_endpoints)
+        except Exception:
+            if former is None:
+                raise
+            return former
 
     async def clerk(self, pessimistic: bool) -> None:
         client = await self._client()
@@ -59,6 +65,7 @@ class Bank:
             except Exception:
                 self.tally.failures += 1
                 await asyncio.sleep(0.02)
+                client = await self._client(client)
 
     async def _transfer(self, client: tikv_client.TransactionClient, pessimistic: bool) -> None:
         giver, taker = sorted(self._chance.sample(ACCOUNTS, 2), reverse=self._chance.random() < 0.2)
@@ -86,6 +93,7 @@ class Bank:
                 raise
             except Exception:
                 await asyncio.sleep(0.02)
+                client = await self._client(client)
 
     async def audit(self, client: tikv_client.TransactionClient) -> None:
         at = await client.current_timestamp()
@@ -106,6 +114,7 @@ class Bank:
             except (TimeoutError, Exception) as error:
                 if isinstance(error, AssertionError) or time.monotonic() > deadline:
                     raise
+                client = await self._client(client)
 
     def start(self) -> list[asyncio.Task[None]]:
         """Everybody at work; the last one audits."""
