@@ -165,8 +165,8 @@ async def _is_led_by_a_pd(subject: Subject) -> bool:
 
 
 async def _is_calm(subject: Subject) -> bool:
-    """No operator runs, and no region has too few or too many peers."""
-    if await subject.ask("operators"):
+    """No operator runs, the first region's leader is known, and no region has too few or too many peers."""
+    if await subject.ask("operators") or not (await _first_region(subject)).get("leader", {}).get("store_id"):
         return False
     checks = [await subject.ask(f"regions/check/{kind}") or {} for kind in ("miss-peer", "extra-peer", "learner-peer")]
     return not any(check.get("count") for check in checks)
@@ -211,6 +211,7 @@ async def _operators(subject: Subject) -> tuple[Check, ...]:
     checks = [Check("three PD, four stores, six gates", True)]
     for name in ("balance-leader-scheduler", "balance-region-scheduler"):  # nothing is moved back
         await _control(subject, f"scheduler remove {name}")
+    await subject.comes_true(partial(_is_calm, subject))  # nor under way, when the stores are chosen
     names = await _names(subject)
     checks.append(await _carried_out(subject, "operator add transfer-leader {region} {other}", names, _is_led))
     checks.append(await _carried_out(subject, "operator add transfer-peer {region} {store} {spare}", names, _has_moved))
