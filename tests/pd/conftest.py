@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from fake_stores import FakeStores, until
@@ -12,10 +14,9 @@ from pd_processes import PdProcesses
 V1 = "/pd/api/v1"
 
 
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PdProcesses]:
-    """Three members before anything was bootstrapped."""
-    servers = PdProcesses(tmp_path_factory.mktemp("fresh"))
+@contextmanager
+def three_members(home: Path) -> Iterator[PdProcesses]:
+    servers = PdProcesses(home)
     servers.start()
     try:
         servers.wait_for_leader()
@@ -24,15 +25,28 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PdProcesses]:
         servers.close()
 
 
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[PdProcesses]:
+    """Three members for one test alone, which may break them."""
+    with three_members(tmp_path) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PdProcesses]:
+    """Three members before anything was bootstrapped."""
+    with three_members(tmp_path_factory.mktemp("fresh")) as servers:
+        yield servers
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PdProcesses]:
     """Three members, three stores, one region with three voters."""
-    servers = PdProcesses(tmp_path_factory.mktemp("whole"))
-    servers.start()
 
-    async def fill() -> None:
+    async def fill(servers: PdProcesses) -> None:
         stores = FakeStores(servers.client_ports, [f"127.0.0.1:3{place}160" for place in range(3)])
         try:
+            await until(servers.are_introduced, "all members know one another")
             await stores.pd.find_leader()
             await stores.join()
             stores.start()
@@ -45,9 +59,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PdProcesses]:
         finally:
             await stores.close()
 
-    try:
-        servers.wait_for_leader()
-        asyncio.run(fill())
+    with three_members(tmp_path_factory.mktemp("whole")) as servers:
+        asyncio.run(fill(servers))
         yield servers
-    finally:
-        servers.close()

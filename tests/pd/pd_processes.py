@@ -102,6 +102,11 @@ class PdProcesses:
     def get(self, place: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, str, bytes]:
         return fetch(self.client_ports[place], path, headers)
 
+    def are_introduced(self) -> bool:
+        """Whether every member has told its addresses to the others."""
+        answer = self.ask(0, "/pd/api/v1/members")
+        return bool(answer) and all(member.get("client_urls") for member in answer["members"])
+
     def ask(self, place: int, path: str) -> Any:
         """The JSON of an answer, or None if it is none with status 200."""
         status, _, body = self.get(place, path)

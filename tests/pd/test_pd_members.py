@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,6 @@ from drillyard.wire.rpc import Channel, RpcError, Status
 from drillyard.wire.services import HEALTH, MEMBERS, PD
 
 V1 = "/pd/api/v1"
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[PdProcesses]:
-    made = PdProcesses(tmp_path)
-    made.start()
-    try:
-        made.wait_for_leader()
-        yield made
-    finally:
-        made.close()
 
 
 def fake_stores(servers: PdProcesses) -> FakeStores:

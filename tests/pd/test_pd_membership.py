@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,6 @@ import pytest
 from pd_processes import CONFIG, PdProcesses, until
 
 V1 = "/pd/api/v1"
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[PdProcesses]:
-    made = PdProcesses(tmp_path)
-    made.start()
-    try:
-        made.wait_for_leader()
-        yield made
-    finally:
-        made.close()
-
-
-def introduced(servers: PdProcesses) -> bool:
-    """Whether every member has told its addresses to the others."""
-    answer = servers.ask(0, f"{V1}/members")
-    return bool(answer) and all(member.get("client_urls") for member in answer["members"])
 
 
 def said(log: Path, line: str) -> bool:
@@ -47,7 +30,7 @@ def test_the_lead_moves_on_request(servers: PdProcesses) -> None:
     leader = servers.wait_for_leader()
     other, third = (place for place in range(3) if place != leader)
     assert servers.send(third, "POST", f"{V1}/leader/transfer/nope") == (500, "no valid pd to transfer etcd leader")
-    until(lambda: introduced(servers), "all members know one another")
+    until(servers.are_introduced, "all members know one another")
     path = f"{V1}/leader/transfer/{servers.names[other]}"
     assert servers.send(third, "POST", path) == (200, "The transfer command is submitted.")
     until(lambda: servers.leader() == other, "the named one leads")
@@ -82,7 +65,7 @@ def test_a_member_of_higher_priority_comes_to_lead(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_leader", [False, True])
 def test_a_member_is_removed_and_stays_up_without_a_part(servers: PdProcesses, is_leader: bool) -> None:
-    until(lambda: introduced(servers), "all members know one another")
+    until(servers.are_introduced, "all members know one another")
     leader = servers.wait_for_leader()
     gone = leader if is_leader else next(place for place in range(3) if place != leader)
     left = [place for place in range(3) if place != gone]
@@ -105,7 +88,7 @@ def test_a_member_is_removed_and_stays_up_without_a_part(servers: PdProcesses, i
 
 
 def test_a_member_joins_is_killed_leaves_and_comes_as_a_new_one(servers: PdProcesses) -> None:
-    until(lambda: introduced(servers), "all members know one another")
+    until(servers.are_introduced, "all members know one another")
     new = servers.add("pd9")
     servers.start(new)
     until(lambda: is_healthy(servers, 0, 1, 2, new), "four members are healthy")
@@ -146,7 +129,7 @@ def test_who_cannot_join(servers: PdProcesses) -> None:
 
 
 def test_a_newcomer_that_dies_on_its_way_in_comes_in_at_last(servers: PdProcesses) -> None:
-    until(lambda: introduced(servers), "all members know one another")
+    until(servers.are_introduced, "all members know one another")
     new = servers.add("pd9")
     log = servers.home / "pd9.log"
     for line in ("joining a cluster", "PD config", "server is started"):
@@ -161,7 +144,7 @@ def test_a_newcomer_that_dies_on_its_way_in_comes_in_at_last(servers: PdProcesse
 
 
 def test_a_leader_that_dies_while_it_removes_a_member(servers: PdProcesses) -> None:
-    until(lambda: introduced(servers), "all members know one another")
+    until(servers.are_introduced, "all members know one another")
     leader = servers.wait_for_leader()
     gone, other = (place for place in range(3) if place != leader)
     path = f"{V1}/members/name/{servers.names[gone]}"

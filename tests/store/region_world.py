@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from store_group import Log
+import store_group
+from store_group import Log, Pairs
 
-from drillyard.emulator.raft.types import ChangeKind, HardState, Options, Ready, Restored
+from drillyard.emulator.raft.types import ChangeKind, HardState, Ready, Restored
 from drillyard.emulator.store.commands import Put, Write, Written
 from drillyard.emulator.store.region import Part, Peer, PeerChange, PeerRole, Region, configuration_of
 from drillyard.emulator.store.replica import (
@@ -27,7 +28,6 @@ from drillyard.emulator.store.replica import (
     Readable,
     RegionReady,
     Replica,
-    Settings,
 )
 from drillyard.emulator.store.state import Family, MemoryState, Pair, Span
 from drillyard.emulator.store.store import (
@@ -43,16 +43,12 @@ from drillyard.emulator.store.store import (
 )
 
 FIRST = 2
-SETTINGS = Settings(
-    raft=Options(election_ticks=10, heartbeat_ticks=2, max_append_bytes=2048, max_committed_bytes=256),
-    tick_ms=100,
-    log_gc_ticks=5,
-    log_gc_threshold=10,
-    log_gc_count_limit=40,
+SETTINGS = replace(
+    store_group.SETTINGS,
+    raft=replace(store_group.SETTINGS.raft, max_committed_bytes=256),
     merge_check_ticks=3,
     leader_missing_ticks=40,
 )
-Pairs = dict[bytes, bytes]
 
 
 @dataclass(frozen=True)
