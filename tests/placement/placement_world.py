@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from drillyard.emulator.chance import Chance
 from drillyard.emulator.pd.cluster import Cluster
 from drillyard.emulator.pd.config import Options, Settings
 from drillyard.emulator.pd.coordinator import Candidate, Coordinator, Send, first_command, start_of
-from drillyard.emulator.pd.placement import Chance
 from drillyard.emulator.pd.settings import full_name, mistake_of
 from drillyard.wire import drillpb, eraftpb, metapb, pdpb
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from drillyard.emulator.chance import Chance
 from drillyard.emulator.pd.builder import Tools
 from drillyard.emulator.pd.checkers import Check, MergeChecker, ReplicaChecker, joint_state
 from drillyard.emulator.pd.cluster import Cluster
@@ -38,21 +39,6 @@ PATROL_BATCH = 20  # regions that one round looks at
 HEARD_PART = 0.8
 COLLECT_NS = 300 * SECOND_NS
 CHECKERS = ("learner", "replica", "rule", "split", "merge", "joint-state")
-_MASK = (1 << 64) - 1
-
-
-class Chance:
-    """Numbers that look random, all from one seed (the splitmix64 sequence): a run can be repeated."""
-
-    def __init__(self, seed: int) -> None:
-        self._state = seed & _MASK
-
-    def below(self, n: int) -> int:
-        self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
-        z = self._state
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-        return (z ^ (z >> 31)) % n
 
 
 class Placement:

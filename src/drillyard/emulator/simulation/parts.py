@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from drillyard.emulator.chance import Chance
 from drillyard.emulator.raft import (
     Configuration,
     Entry,
@@ -34,7 +35,6 @@ from drillyard.emulator.raft import (
 )
 
 BOOT_INDEX = 1  # a group begins with a snapshot of nothing, so that a newcomer learns the configuration with it
-_MASK = (1 << 64) - 1
 T = TypeVar("T")
 
 
@@ -46,20 +46,10 @@ class Violation(Exception):
         self.invariant = invariant
 
 
-class Dice:
-    """All chance of a simulation, from one seed (the splitmix64 sequence)."""
+class Dice(Chance):
+    """All chance of a simulation, from one seed."""
 
-    __slots__ = ("_state",)
-
-    def __init__(self, seed: int) -> None:
-        self._state = seed & _MASK
-
-    def below(self, n: int) -> int:
-        self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
-        z = self._state
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-        return (z ^ (z >> 31)) % n
+    __slots__ = ()
 
     def between(self, low: int, high: int) -> int:
         return low + self.below(high - low + 1)
