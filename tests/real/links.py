@@ -1,10 +1,31 @@
-"""Links between containers, cut inside their own network namespaces."""
+"""A cluster in containers, and links between them that are cut inside their own network namespaces."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from compose_subject import inspect
+from compose_subject import inspect, remove_project
+from shell import Shell, free_ports
+
+from drillyard.runtimes.compose_plans import Images
+
+
+@contextmanager
+def containers(home: Path, name: str, images: Images) -> Iterator[Shell]:
+    """A deployment that is up on ports of its own; nothing of it is left afterwards."""
+    shell = Shell(home)
+    shell.env |= {"PD_IMAGE": images.pd or "", "TIKV_IMAGE": images.tikv or ""}
+    shell.env |= zip(("PD_PORT", "TIKV_PORT", "TIKV_STATUS_PORT"), map(str, free_ports(3)), strict=True)
+    try:
+        ran = shell("up", "--runtime", "compose", "--name", name, "--json")
+        assert ran.code == 0, ran
+        yield shell
+    finally:
+        shell("down", "--name", name, "--delete-data")
+        remove_project(f"drillyard-{name}")
 
 
 class Cuts:

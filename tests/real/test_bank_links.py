@@ -15,9 +15,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from compose_subject import EMULATED, remove_project
-from links import Cuts
-from shell import Shell, free_ports
+from compose_subject import EMULATED
+from links import Cuts, containers
+from shell import Shell
 
 NAME = "bank"
 PROJECT = f"drillyard-{NAME}"
@@ -30,16 +30,8 @@ WAIT_S = 40.0
 
 @pytest.fixture
 def yard(tmp_path: Path) -> Iterator[Shell]:
-    shell = Shell(tmp_path / "home")
-    shell.env |= {"PD_IMAGE": EMULATED.pd or "", "TIKV_IMAGE": EMULATED.tikv or ""}
-    shell.env |= zip(("PD_PORT", "TIKV_PORT", "TIKV_STATUS_PORT"), map(str, free_ports(3)), strict=True)
-    try:
-        ran = shell("up", "--runtime", "compose", "--name", NAME, "--json")
-        assert ran.code == 0, ran
+    with containers(tmp_path / "home", NAME, EMULATED) as shell:
         yield shell
-    finally:
-        shell("down", "--name", NAME, "--delete-data")
-        remove_project(PROJECT)
 
 
 class Run:

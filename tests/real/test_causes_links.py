@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from compose_subject import REAL_PD, remove_project
-from links import Cuts
+from compose_subject import REAL_PD
+from links import Cuts, containers
 from real_pd import executable
-from shell import Shell, free_ports
+from shell import Shell
 
 NAME = "cut"
 PROJECT = f"drillyard-{NAME}"
@@ -23,16 +23,8 @@ provokes = pytest.mark.provokes
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    shell = Shell(tmp_path_factory.mktemp("cut") / "home")
-    shell.env |= {"PD_IMAGE": REAL_PD.pd or "", "TIKV_IMAGE": REAL_PD.tikv or ""}
-    shell.env |= zip(("PD_PORT", "TIKV_PORT", "TIKV_STATUS_PORT"), map(str, free_ports(3)), strict=True)
-    try:
-        ran = shell("up", "--runtime", "compose", "--name", NAME, "--json")
-        assert ran.code == 0, ran
+    with containers(tmp_path_factory.mktemp("cut") / "home", NAME, REAL_PD) as shell:
         yield shell
-    finally:
-        shell("down", "--name", NAME, "--delete-data")
-        remove_project(PROJECT)
 
 
 @pytest.fixture
