@@ -390,6 +390,16 @@ PRECEDENCE: list[tuple[str, str, Case]] = [
         ),
     ),
     (
+        "what those say that a quorum is lost by, though the first that said it runs again",
+        "cluster-id-mismatch",
+        Case(
+            "",
+            (),
+            (gone("tikv1", code=1), gone("tikv2", code=1)),
+            ends=tuple(end(name, MISMATCH, code=1, at=NOW - 9 + at) for at, name in enumerate(TIKVS)),
+        ),
+    ),
+    (
         "a disk that is full before a store that is slow to be heard",
         "disk-full",
         Case(

@@ -72,7 +72,7 @@ def cause_of(scene: Scene) -> Cause | None:
     if scene.readiness.is_ready:
         return None
     told = _told_by_an_end(scene)
-    if told is not None and not _is_lost_by_others(scene, told.members[0]):
+    if told is not None:
         return told
     for known in CATALOGUE:
         found = known.sign(scene) if known.sign in _OF_ENDS or not scene.is_down else None
@@ -86,12 +86,6 @@ def cause_of(scene: Scene) -> Cause | None:
     text = f"no known cause fits; gate {closed.gate} lacks this first: {lack}"
     mend = f"look at the evidence, and wait if something moves: `drillyard verify --wait{scene.option}`"
     return Cause(UNKNOWN, text, "not known", mend, closed.members)
-
-
-def _is_lost_by_others(scene: Scene, name: str) -> bool:
-    """Whether a quorum is lost, and not by this member."""
-    lost = _pd_quorum_lost(scene) or _region_quorum_lost(scene)
-    return lost is not None and name not in lost.members
 
 
 def is_telling(line: str) -> bool:
@@ -128,9 +122,11 @@ def _revival(scene: Scene, found: Found) -> str:
 
 def _told_by_an_end(scene: Scene) -> Cause | None:
     """What a member that ended unasked says of it, or the kernel: the first row of the table that fits any, and of the
-    members that it fits the one that ended first."""
+    members that it fits the one that ended first. Where a quorum is lost, only those speak that it is lost by."""
     order = {name: at for at, name in enumerate(("out-of-memory", *(kind.name for kind in ends.KINDS)))}
-    told = [cause for one in scene.unasked if (cause := ends.told_by_kernel(one) or ends.told_by_words(one))]
+    lost = _pd_quorum_lost(scene) or _region_quorum_lost(scene)
+    speaking = [one for one in scene.unasked if lost is None or one.member in lost.members]
+    told = [cause for one in speaking if (cause := ends.told_by_kernel(one) or ends.told_by_words(one))]
     return min(told, key=lambda cause: order[cause.name]) if told else None
 
 
