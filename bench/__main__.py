@@ -1,146 +1,99 @@
-"""Measure, and print a table and one JSON document. See --help."""
+"""Measure, print a table and one JSON document, and keep the results. See --help."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import containers, figures, regions, ruler, service
-from bench import soak as soaking
-from bench.deployment import COMMAND, Bench, BenchFailed, reported_s, temporary
+from bench import containers, failover, figures, fresh, kept, regions, ruler, soak, start
 from bench.figures import Results
+from bench.plan import Bench, BenchFailed
 from drillyard.clients.calls import CallFailed
 
-IDLE_S = 5.0  # from ready until memory is read
-BENCHES = ("help", "start", "memory", "failover", "throughput", "reset")
-ON_REQUEST = (
-    "regions",
-    "ruler",
-    "compose",
-    "soak",
-)  # a minute a run; Docker and scripts/build-images; `--minutes`, alone
+TROUBLE = (BenchFailed, CallFailed, OSError, subprocess.SubprocessError)
+
+
+def benches(soak_minutes: float = 60.0) -> tuple[Bench, ...]:
+    return (
+        Bench("commands", "--help and status", start.commands, rounds=1),
+        Bench("start", "up, from command to ready, and down", start.start, rounds=20),
+        Bench("memory", "idle members", start.memory),
+        Bench("failover", "SIGKILL of leaders until clients are served", failover.measure),
+        Bench("fresh", "a cluster for a test, and reset", fresh.measure),
+        Bench("regions", "1, 100 and 1,000 regions, idle and after the loss of a store", regions.measure, rounds=1),
+        Bench("ruler", "the outage ruler and an independent client", ruler.measure, is_usual=False),
+        Bench("compose", "starts in containers; Docker and scripts/build-images", containers.measure, is_usual=False),
+        Bench("soak", "an hour of load, or --minutes", partial(soak.measure, soak_minutes), rounds=1, is_usual=False),
+    )
 
 
 def main() -> int:
     options = _options()
-    chosen = options.bench or list(BENCHES)
-    if "soak" in chosen:
-        return _soak(options)
-    results = Results()
-    try:
-        for run in range(1, options.runs + 1):
-            _say(f"run {run} of {options.runs}")
-            if "help" in chosen:
-                results.add(figures.HELP, _help_s())
-            if "compose" in chosen:
-                containers.measure(results)
-            if set(chosen) - {"help", "compose"}:
-                with temporary() as bench:
-                    _measure(bench, chosen, results)
-    except (BenchFailed, CallFailed, subprocess.TimeoutExpired) as failure:
-        _say(f"failed: {failure}")
-        return 1
-    print(results.table())
-    _write({"machine": _machine(), "results": list(results.rows())}, options.json)
-    return 0
+    known = benches(options.minutes)
+    chosen = [bench for bench in known if (bench.name in options.bench if options.bench else bench.is_usual)]
+    told = [_taken(bench, options.runs or bench.rounds, options.keep) for bench in chosen]
+    print(figures.table(row for one in told for row in one["figures"]))
+    for one in told:
+        for what, why in one.get("missing", {}).items():
+            _say(f"{one['bench']}: without {what}: {why}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        _say(f"wrote {options.json}")
+    failed = [one["bench"] for one in told if "failure" in one]
+    if failed:
+        _say(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
 
 
-def _soak(options: argparse.Namespace) -> int:
-    try:
-        with temporary() as bench:
-            bench.up()
-            document = soaking.soak(bench, options.minutes, options.rate)
-    except (BenchFailed, CallFailed, subprocess.TimeoutExpired) as failure:
-        _say(f"failed: {failure}")
-        return 1
-    print(soaking.table(document))
-    _write({"machine": _machine(), "soak": document}, options.json)
-    return 0
-
-
-def _write(document: dict[str, Any], file: Path | None) -> None:
-    if file is None:
-        print(json.dumps(document))
-    else:
-        file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        _say(f"wrote {file}")
+def _taken(bench: Bench, rounds: int, is_kept: bool) -> dict[str, Any]:
+    """All rounds of one bench. One that fails ends, and the other benches go on; what it has by then is kept."""
+    results, began = Results(), time.monotonic()
+    told = kept.document(bench.name, results, 0.0, "")
+    for number in range(1, rounds + 1):
+        _say(f"{bench.name}: round {number} of {rounds}")
+        failure = ""
+        try:
+            bench.measure(results)
+        except TROUBLE as trouble:
+            failure = f"round {number}: {type(trouble).__name__}: {trouble}"
+            _say(f"{bench.name}: {failure}")
+        told = kept.document(bench.name, results, time.monotonic() - began, failure)
+        if is_kept:
+            kept.keep(told)
+        if failure:
+            break
+    return told
 
 
 def _options() -> argparse.Namespace:
+    usual = "\n".join(f"  {bench.name:<12} {bench.what}" for bench in benches() if bench.is_usual)
+    others = "\n".join(f"  {bench.name:<12} {bench.what}" for bench in benches() if not bench.is_usual)
     parser = argparse.ArgumentParser(
         prog="./yard bench",
-        description="Measure a cluster of six emulated members, from outside. Each run starts a cluster of its own, "
-        "under a temporary home and on free ports, and removes it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measure clusters of emulated members from outside. Each round starts a cluster of its own, under\n"
+        "a temporary home and on free ports, and removes it.",
+        epilog=f"taken when none is named:\n{usual}\n\non request:\n{others}",
     )
-    parser.add_argument(
-        "bench",
-        nargs="*",
-        choices=[*BENCHES, *ON_REQUEST, []],
-        metavar="BENCH",
-        help=f"which of: {', '.join(BENCHES)} (all of these); and on request {', '.join(ON_REQUEST)}",
-    )
-    parser.add_argument("--runs", type=_count, default=5, metavar="N", help="how many runs (5)")
+    names = [bench.name for bench in benches()]
+    parser.add_argument("bench", nargs="*", choices=[*names, []], metavar="BENCH", help="which, as listed below")
+    parser.add_argument("--runs", type=_count, metavar="N", help="how many rounds, instead of each bench's own number")
+    parser.add_argument("--keep", action="store_true", help="keep the results in bench/results, of which docs are made")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write one JSON document there")
     parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="how long a soak loads (60)")
-    parser.add_argument("--rate", type=_count, default=200, metavar="N", help="calls a second of a soak (200)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON document there, not to stdout")
     return parser.parse_args()
 
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of runs, from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rounds, from 1 on")
     return int(text)
-
-
-def _measure(bench: Bench, chosen: list[str], results: Results) -> None:
-    up = bench.up()
-    if "start" in chosen:
-        results.add(figures.READY, up.took_s)
-        results.add(figures.LAG, reported_s(up) - bench.truth_s())
-    if "memory" in chosen:
-        time.sleep(IDLE_S)
-        memory = bench.memory_mb()
-        results.add(figures.RSS, max(rss for rss, _ in memory))
-        results.add(figures.PSS, max(pss for _, pss in memory))
-    if "failover" in chosen:
-        results.add(figures.STORE_LOST, asyncio.run(service.store_lost(bench)))
-        results.add(figures.PD_LOST, asyncio.run(service.pd_lost(bench)))
-    if "throughput" in chosen:
-        puts, gets = asyncio.run(service.throughput(bench))
-        results.add(figures.PUTS, puts)
-        results.add(figures.GETS, gets)
-    if "reset" in chosen:
-        results.add(figures.RESET, asyncio.run(service.reset(bench)))
-    if "ruler" in chosen:
-        ruler.measure(bench, results)
-    if "regions" in chosen:
-        regions.measure(bench, results)
-    if "start" in chosen:
-        results.add(figures.STOP, bench.run("down", "--delete-data").took_s)
-
-
-def _help_s() -> float:
-    began = time.perf_counter()
-    subprocess.run([COMMAND, "--help"], check=True, capture_output=True)
-    return time.perf_counter() - began
-
-
-def _machine() -> dict[str, str | int | None]:
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "load": None if load is None else f"{load:.1f}",
-    }
 
 
 def _say(text: str) -> None:

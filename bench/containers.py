@@ -12,8 +12,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from bench.deployment import LIMIT_S, Bench, BenchFailed
+from bench.deployment import LIMIT_S, Deployment
 from bench.figures import Figure, Results
+from bench.plan import BenchFailed
 
 FILE = Path(__file__).resolve().parents[1] / "subjects" / "tikv" / "docker-compose.yaml"
 IMAGES = {"PD_IMAGE": "drillyard/pd-source:local", "TIKV_IMAGE": "drillyard/tikv-emulator:local"}
@@ -25,11 +26,11 @@ def measure(results: Results) -> None:
     for name, image in IMAGES.items():
         os.environ.setdefault(name, image)
     with tempfile.TemporaryDirectory(prefix="drillyard-bench-") as home:
-        _by_drillyard(Bench(Path(home), Path()), results)
+        _by_drillyard(Deployment(Path(home), Path()), results)
     _by_hand(f"bench-{secrets.token_hex(4)}", results)
 
 
-def _by_drillyard(bench: Bench, results: Results) -> None:
+def _by_drillyard(bench: Deployment, results: Results) -> None:
     name = ("--name", f"bench-{secrets.token_hex(4)}")
     try:
         up = bench.run("up", "--runtime", "compose", *name)
@@ -40,17 +41,17 @@ def _by_drillyard(bench: Bench, results: Results) -> None:
             for gate in report["gates"]
             if entry["gate"] == gate["gate"]
         )
-        results.add(_figure("the last PD container has started"), _last_start(report, "pd") - began)
+        results.add(_step("the last PD container has started"), _last_start(report, "pd") - began)
         opened = {gate["gate"]: gate["open_after_s"] for gate in report["gates"]}
         for gate in ("pd-quorum", "timestamps"):
-            results.add(_figure(f"gate {gate} is open"), opened[gate])
-        results.add(_figure("the last TiKV container has started"), _last_start(report, "tikv") - began)
+            results.add(_step(f"gate {gate} is open"), opened[gate])
+        results.add(_step("the last TiKV container has started"), _last_start(report, "tikv") - began)
         for gate in ("processes", "stores-up", "replicated", "data-path"):
-            results.add(_figure(f"gate {gate} is open"), opened[gate])
-        results.add(_figure("the command has ended"), up.took_s)
+            results.add(_step(f"gate {gate} is open"), opened[gate])
+        results.add(_step("the command has ended"), up.took_s)
     finally:
         down = bench.run("down", "--delete-data", *name)
-    results.add(Figure("drillyard down --delete-data of containers", "s"), down.took_s)
+    results.add(_figure("drillyard down --delete-data of containers"), down.took_s)
 
 
 def _last_start(report: dict[str, Any], role: str) -> float:
@@ -59,7 +60,11 @@ def _last_start(report: dict[str, Any], role: str) -> float:
 
 
 def _figure(what: str) -> Figure:
-    return Figure(f"drillyard up --runtime compose: {what}", "s")
+    return Figure(f"compose: {what}", what, "s")
+
+
+def _step(what: str) -> Figure:
+    return _figure(f"drillyard up --runtime compose: {what}")
 
 
 def _by_hand(project: str, results: Results) -> None:
@@ -75,15 +80,15 @@ def _by_hand(project: str, results: Results) -> None:
 
     began = time.perf_counter()
     try:
-        results.add(Figure("docker compose up -d: the command has ended", "s"), run("up", "-d"))
+        results.add(_figure("docker compose up -d: the command has ended"), run("up", "-d"))
         while _stores_up(PLAIN["PD_PORT"]) < 3:
             if time.perf_counter() - began > LIMIT_S:
                 raise BenchFailed("the stores did not come Up")
             time.sleep(0.05)
-        results.add(Figure("docker compose up -d: PD shows three stores Up", "s"), time.perf_counter() - began)
+        results.add(_figure("docker compose up -d: PD shows three stores Up"), time.perf_counter() - began)
     finally:
         took_s = run("down", "--volumes")
-    results.add(Figure("docker compose down --volumes", "s"), took_s)
+    results.add(_figure("docker compose down --volumes"), took_s)
 
 
 def _stores_up(port: str) -> int:

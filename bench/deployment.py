@@ -21,6 +21,8 @@ from typing import Any
 
 import psutil
 
+from bench.plan import BenchFailed
+
 COMMAND = Path(sys.executable).with_name("drillyard")
 LIMIT_S = 120.0
 
@@ -31,10 +33,6 @@ _DONE = re.compile(
 )
 
 
-class BenchFailed(Exception):
-    """A command did not do what the measurement needs."""
-
-
 @dataclass(frozen=True, slots=True)
 class Ran:
     document: dict[str, Any]
@@ -42,7 +40,7 @@ class Ran:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class Deployment:
     """One deployment's home and topology file."""
 
     home: Path
@@ -84,6 +82,10 @@ class Bench:
         return figures
 
 
+def pd_addresses(members: dict[str, dict[str, Any]]) -> list[str]:
+    return [row["addresses"]["client"] for row in members.values() if row["role"] == "pd"]
+
+
 def reported_s(up: Ran) -> float:
     """When `up` saw the last gate open, in seconds since the epoch."""
     timeline = _find(up.document, "timeline")
@@ -102,23 +104,32 @@ def _find(document: dict[str, Any], part: str) -> Any:
 
 
 @contextmanager
-def temporary() -> Iterator[Bench]:
+def temporary(pds: int = 3, stores: int = 3) -> Iterator[Deployment]:
     """A home and free ports for the block; whatever still runs in it is taken down at its end."""
     home = Path(tempfile.mkdtemp(prefix="drillyard-bench-"))
     topology = home / "topology.toml"
-    topology.write_text(_topology(_free_ports(12)), encoding="utf-8")
-    bench = Bench(home, topology)
+    topology.write_text(_topology(pds, stores), encoding="utf-8")
+    deployment = Deployment(home, topology)
     try:
-        yield bench
+        yield deployment
     finally:
-        if bench.run("list").document["deployments"]:
-            bench.run("down", "--delete-data")
+        if deployment.run("list").document["deployments"]:
+            deployment.run("down", "--delete-data")
         shutil.rmtree(home)
 
 
-def _topology(ports: list[int]) -> str:
-    tables = [f"[[pd]]\nclient-port = {ports.pop()}\npeer-port = {ports.pop()}\n" for _ in range(3)]
-    tables += [f"[[tikv]]\nclient-port = {ports.pop()}\nstatus-port = {ports.pop()}\n" for _ in range(3)]
+@contextmanager
+def standing(pds: int = 3, stores: int = 3) -> Iterator[Deployment]:
+    """The same, up and ready."""
+    with temporary(pds, stores) as deployment:
+        deployment.up()
+        yield deployment
+
+
+def _topology(pds: int, stores: int) -> str:
+    ports = _free_ports(2 * (pds + stores))
+    tables = [f"[[pd]]\nclient-port = {ports.pop()}\npeer-port = {ports.pop()}\n" for _ in range(pds)]
+    tables += [f"[[tikv]]\nclient-port = {ports.pop()}\nstatus-port = {ports.pop()}\n" for _ in range(stores)]
     return "\n".join(tables)
 
 

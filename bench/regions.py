@@ -12,9 +12,10 @@ from typing import Any
 
 import psutil
 
-from bench.deployment import Bench, BenchFailed
+from bench.deployment import Deployment, pd_addresses, standing
+from bench.failover import PROBE_S, region_leader
 from bench.figures import Figure, Results
-from bench.service import PROBE_S, pd_addresses
+from bench.plan import BenchFailed
 from drillyard.clients.tikv import RawClient
 from drillyard.faces.api import Yard
 from drillyard.wire import pdpb, services
@@ -26,46 +27,33 @@ SPLIT_S = 120.0
 SPLIT_ATTEMPTS = 5
 SETTLE_S = 300.0  # at most, until the leaders are spread and nothing is awake
 CALM_S = 5.0
-IDLE_S = 30.0
+SPANS, IDLE_S = 5, 6.0
+LOSSES = 5
 READERS = 32
 LIMIT_S = 60.0
 
-
-def cpu(count: int) -> Figure:
-    return Figure(f"{count} regions, idle: CPU of all six members", "% of a core", 5.0)
-
-
-def elections(count: int) -> Figure:
-    return Figure(f"{count} regions, idle: terms that were begun", "", 0.0)
-
-
-def lag(count: int, what: str) -> Figure:
-    return Figure(f"{count} regions, {what}: loop lag, 99 %, the worst member", "ms", 10.0 if what == "idle" else None)
+CPU = Figure("idle-cpu", "CPU of all six members, idle, by regions", "% of a core", 5.0)
+ELECTIONS = Figure("idle-elections", "terms begun while idle, by regions", "", 0.0)
+IDLE_LAG = Figure("idle-loop-lag", "loop lag while idle, 99 %, the worst member, by regions", "ms", 10.0)
+LONGEST_IDLE_LAG = Figure("idle-longest-lag", "longest loop lag while idle, by regions", "ms")
+MEMORY = Figure("regions-pss", "memory of an idle member, proportional, the largest, by regions", "MB", 55.0)
+SERVED = Figure("regions-served", "all regions served again after SIGKILL of a store, by regions", "s")
+LOST_LAG = Figure("lost-loop-lag", "loop lag after SIGKILL of a store, 99 %, the worst member, by regions", "ms")
+LONGEST_LOST_LAG = Figure("lost-longest-lag", "longest loop lag after SIGKILL of a store, by regions", "ms")
 
 
-def worst_lag(count: int, what: str) -> Figure:
-    return Figure(f"{count} regions, {what}: loop lag, the longest", "ms")
-
-
-def memory(count: int) -> Figure:
-    return Figure(f"{count} regions, idle: PSS, the largest of six", "MB", 55.0)
-
-
-def served(count: int) -> Figure:
-    return Figure(f"{count} regions: all served again after SIGKILL of a store", "s")
-
-
-def measure(bench: Bench, results: Results, counts: tuple[int, ...] = COUNTS) -> None:
-    members = bench.members()
-    for count in counts:
-        _split(members, count)
-        _wait_asleep(members, count)
-        _idle(bench, members, count, results)
-    before = _lags(members)
-    results.add(served(counts[-1]), asyncio.run(_lose_a_store(bench, members, counts[-1])))
-    worst, longest = _worst(before, _lags(members))
-    results.add(lag(counts[-1], "a store lost"), worst)
-    results.add(worst_lag(counts[-1], "a store lost"), longest)
+def measure(results: Results) -> None:
+    """Several spans and losses on one cluster, because a thousand regions take long to make."""
+    with standing() as deployment:
+        members = deployment.members()
+        for count in COUNTS:
+            split(members, count)
+            wait_asleep(members, count)
+            for _ in range(SPANS):
+                _idle(deployment, members, count, results)
+            for _ in range(LOSSES):
+                _lost(deployment, members, count, results)
+                members = deployment.members()
 
 
 def key_of(number: int) -> bytes:
@@ -75,7 +63,7 @@ def key_of(number: int) -> bytes:
 # ---- making them ----
 
 
-def _split(members: dict[str, dict[str, Any]], count: int) -> None:
+def split(members: dict[str, dict[str, Any]], count: int) -> None:
     """Cuts the key space into so many regions, through PD."""
     keys = [key_of(number) for number in range(1, count)]
 
@@ -103,7 +91,7 @@ async def _split_at(channel: Channel, cluster_id: int, keys: list[bytes]) -> Non
     raise BenchFailed(f"only {answer.finished_percentage} % of the regions were split")
 
 
-def _wait_asleep(members: dict[str, dict[str, Any]], count: int) -> None:
+def wait_asleep(members: dict[str, dict[str, Any]], count: int) -> None:
     """Until PD has nothing more to move, and for some seconds no peer was awake."""
     deadline = time.monotonic() + SETTLE_S
     calm_since = time.monotonic()
@@ -121,17 +109,17 @@ def _wait_asleep(members: dict[str, dict[str, Any]], count: int) -> None:
 # ---- idle ----
 
 
-def _idle(bench: Bench, members: dict[str, dict[str, Any]], count: int, results: Results) -> None:
+def _idle(deployment: Deployment, members: dict[str, dict[str, Any]], count: int, results: Results) -> None:
     terms, lags, began = _terms(members, count), _lags(members), time.perf_counter()
     used_s = _cpu_s(members)
     time.sleep(IDLE_S)
     used_s = _cpu_s(members) - used_s
-    results.add(cpu(count), 100 * used_s / (time.perf_counter() - began))
+    results.add(CPU.of(count), 100 * used_s / (time.perf_counter() - began))
     worst, longest = _worst(lags, _lags(members))
-    results.add(lag(count, "idle"), worst)
-    results.add(worst_lag(count, "idle"), longest)
-    results.add(elections(count), _terms(members, count) - terms)
-    results.add(memory(count), max(pss for _, pss in bench.memory_mb()))
+    results.add(IDLE_LAG.of(count), worst)
+    results.add(LONGEST_IDLE_LAG.of(count), longest)
+    results.add(ELECTIONS.of(count), _terms(members, count) - terms)
+    results.add(MEMORY.of(count), max(pss for _, pss in deployment.memory_mb()))
 
 
 def _cpu_s(members: dict[str, dict[str, Any]]) -> float:
@@ -184,7 +172,19 @@ def _worst(before: dict[str, Lag], after: dict[str, Lag]) -> tuple[float, float]
 # ---- a store is lost ----
 
 
-async def _lose_a_store(bench: Bench, members: dict[str, dict[str, Any]], count: int) -> float:
+def _lost(deployment: Deployment, members: dict[str, dict[str, Any]], count: int, results: Results) -> None:
+    """A store is killed, measured, and started again; who led regions is led elsewhere by then."""
+    before = _lags(members)
+    victim = asyncio.run(region_leader(members))
+    results.add(SERVED.of(count), asyncio.run(_lose_a_store(deployment, members, victim, count)))
+    worst, longest = _worst(before, _lags(members))
+    results.add(LOST_LAG.of(count), worst)
+    results.add(LONGEST_LOST_LAG.of(count), longest)
+    deployment.run("start", victim)
+    deployment.run("verify", "--wait")
+
+
+async def _lose_a_store(deployment: Deployment, members: dict[str, dict[str, Any]], victim: str, count: int) -> float:
     """SIGKILL of a store until every region has answered a read that was begun after it."""
     client = RawClient(pd_addresses(members), timeout_s=PROBE_S)
     left = list(range(count))
@@ -198,9 +198,8 @@ async def _lose_a_store(bench: Bench, members: dict[str, dict[str, Any]], count:
                 await asyncio.sleep(0.02)
 
     try:
-        victim = next(name for name, row in members.items() if row["role"] == "tikv")
         began = time.perf_counter()
-        await Yard(bench.home).cluster().kill(victim)
+        await Yard(deployment.home).cluster().kill(victim)
         await asyncio.gather(*(read(began) for _ in range(READERS)))
         return time.perf_counter() - began
     finally:

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 
-from bench import figures, service
-from bench.deployment import Bench, BenchFailed
+from bench import figures
+from bench.deployment import Deployment, pd_addresses, standing
+from bench.failover import region_leader
 from bench.figures import Results
 from bench.independent import Independent
+from bench.plan import BenchFailed
 
 KILLS = 10
 
 
-def measure(bench: Bench, results: Results) -> None:
+def measure(results: Results) -> None:
+    with standing() as deployment:
+        _compare(deployment, results)
+
+
+def _compare(deployment: Deployment, results: Results) -> None:
     """Kill the region's leader again and again, measured by both."""
-    endpoints = service.pd_addresses(bench.members())
+    endpoints = pd_addresses(deployment.members())
     told = []
     with Independent(endpoints) as witness:
         for _ in range(KILLS):
-            leader = asyncio.run(service.region_leader(bench.members()))
-            told.append(bench.run("kill", leader, "--measure").document["outage"])
-            bench.run("start", leader)
-            bench.run("verify", "--wait")
+            leader = asyncio.run(region_leader(deployment.members()))
+            told.append(deployment.run("kill", leader, "--measure").document["outage"])
+            deployment.run("start", leader)
+            deployment.run("verify", "--wait")
     for outage in told:
         (region,) = outage["regions"]
         if region["outage_s"] is None or region["lost"] != 0:

@@ -3,7 +3,7 @@
 The load is of all that a client does: puts of values of several sizes over a bounded set of keys, gets, deletes,
 compare-and-swaps, scans; and each sample comes with new connections, so that what a connection leaves behind is seen
 too. A member that keeps nothing for ever is level once its caches, logs and tables have their size. So the
-growth is told from the first quarter's end on, and judged by whoever reads it: there is no target.
+growth is told from the first quarter's end on.
 """
 
 from __future__ import annotations
@@ -13,18 +13,24 @@ import random
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from bench.deployment import Bench, BenchFailed
-from bench.service import pd_addresses
+from bench.deployment import pd_addresses, standing
+from bench.figures import Figure, Results
+from bench.plan import BenchFailed
 from drillyard.clients.pd import PdClient
 from drillyard.clients.tikv import RawClient
 
-WORKERS = 16
+TOGETHER = Figure("soak-memory", "memory of the six together under load, proportional, the most", "MB", 1000.0)
+GROWTH = Figure("soak-growth", "growth of a member under load, an hour, the most", "MB")
+FILES = Figure("soak-files", "open files of a member under load, the most", "")
+DATA = Figure("soak-data", "data on a member's disk under load, the most", "MB")
+
+WORKERS, RATE = 16, 200  # calls a second, of all workers
 KEYS = 20_000
 VALUE_BYTES = (16, 100, 1000, 8000)
 SCAN_PAIRS = 100
@@ -53,59 +59,33 @@ class Load:
     last_failure: str = ""
 
 
-def soak(bench: Bench, minutes: float, rate: int) -> dict[str, Any]:
-    """Loads for so many minutes; the samples and what they come to."""
-    members = bench.members()
-    samples, load = asyncio.run(_run(members, minutes * 60, rate))
+def measure(minutes: float, results: Results) -> None:
+    """Loads for so long, and tells the growth an hour and the most of everything, of the member that has most."""
+    with standing() as deployment:
+        members = deployment.members()
+        samples, load = asyncio.run(_run(members, minutes * 60))
     if load.failed > load.done / 100:
         raise BenchFailed(f"{load.failed} of {load.done} calls failed under load: {load.last_failure}")
-    return {
-        "minutes": minutes,
-        "rate": rate,
-        "calls": load.done,
-        "failed": load.failed,
-        "members": {name: summary([s for s in samples if s.member == name]) for name in members},
-        "samples": [asdict(sample) for sample in samples],
-    }
+    by_member = [[sample for sample in samples if sample.member == name] for name in members]
+    together = [sum(sample.pss_mb for sample in moment) for moment in zip(*by_member, strict=True)]
+    results.add(TOGETHER, max(together))
+    results.add(GROWTH, max(_mb_an_hour(each) for each in by_member))
+    results.add(FILES, max(sample.open_files for sample in samples))
+    results.add(DATA, max(sample.data_mb for sample in samples))
 
 
-def summary(samples: list[Sample]) -> dict[str, float]:
-    """The member at the first quarter's end and at the end, and its most."""
+def _mb_an_hour(samples: list[Sample]) -> float:
+    """From the first quarter's end on, when caches and tables have their size."""
     early, last = samples[len(samples) // 4], samples[-1]
-    hours = max(last.at_s - early.at_s, 1.0) / 3600
-    return {
-        "pss_mb_at_a_quarter": round(early.pss_mb, 1),
-        "pss_mb_at_the_end": round(last.pss_mb, 1),
-        "pss_mb_most": round(max(sample.pss_mb for sample in samples), 1),
-        "pss_mb_an_hour": round((last.pss_mb - early.pss_mb) / hours, 1),
-        "open_files_most": max(sample.open_files for sample in samples),
-        "open_files_at_the_end": last.open_files,
-        "data_mb_most": round(max(sample.data_mb for sample in samples), 1),
-        "data_mb_at_the_end": round(last.data_mb, 1),
-    }
+    return (last.pss_mb - early.pss_mb) * 3600 / max(last.at_s - early.at_s, 1.0)
 
 
-def table(document: dict[str, Any]) -> str:
-    """One line a member."""
-    lines = [
-        f"{document['calls']} calls in {document['minutes']:g} min, {document['failed']} failed",
-        "member   PSS at 1/4   at the end   most   MB/h   files   data MB (most)",
-    ]
-    for name, told in document["members"].items():
-        lines.append(
-            f"{name:<8} {told['pss_mb_at_a_quarter']:>10} {told['pss_mb_at_the_end']:>12} {told['pss_mb_most']:>6} "
-            f"{told['pss_mb_an_hour']:>6} {told['open_files_at_the_end']:>7} "
-            f"{told['data_mb_at_the_end']:>8} ({told['data_mb_most']})"
-        )
-    return "\n".join(lines)
-
-
-async def _run(members: dict[str, dict[str, Any]], for_s: float, rate: int) -> tuple[list[Sample], Load]:
+async def _run(members: dict[str, dict[str, Any]], for_s: float) -> tuple[list[Sample], Load]:
     addresses = pd_addresses(members)
     client = RawClient(addresses, timeout_s=TIMEOUT_S)
     began, load = time.monotonic(), Load()
     chance = random.Random(1)  # the same load each time
-    workers = [asyncio.create_task(_work(client, load, chance, (began, for_s, WORKERS / rate))) for _ in range(WORKERS)]
+    workers = [asyncio.create_task(_work(client, load, chance, (began, for_s, WORKERS / RATE))) for _ in range(WORKERS)]
     samples: list[Sample] = []
     period_s = max(SHORTEST_PERIOD_S, for_s / SAMPLES)
     while (gone_s := time.monotonic() - began) < for_s:

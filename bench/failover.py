@@ -1,4 +1,4 @@
-"""What clients get of a cluster: how long it is not served after a member was killed, and how much it serves."""
+"""How long clients are not served after a member was killed."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from bench.deployment import Bench, BenchFailed
+from bench import figures
+from bench.deployment import Deployment, pd_addresses, standing
+from bench.figures import Results
+from bench.plan import BenchFailed
 from drillyard.clients import calls
 from drillyard.clients.calls import CallFailed
 from drillyard.clients.pd import PdClient
 from drillyard.clients.tikv import RawClient
 from drillyard.faces.api import Yard
-from drillyard.flows.report import Ending
 
 PROBE_S = 0.5  # the longest that one attempt may take
 PAUSE_S = 0.005
 GIVE_UP_S = 60.0
-IN_FLIGHT = 64
-KEYS = 1000  # to be deleted by a reset
-THROUGHPUT_S = 2.0
 
 
-async def store_lost(bench: Bench) -> float:
+def measure(results: Results) -> None:
+    with standing() as deployment:
+        results.add(figures.STORE_LOST, asyncio.run(store_lost(deployment)))
+        results.add(figures.PD_LOST, asyncio.run(pd_lost(deployment)))
+
+
+async def store_lost(deployment: Deployment) -> float:
     """SIGKILL of the region leader until a client that knew it writes again."""
-    members = bench.members()
+    members = deployment.members()
     victim = await region_leader(members)
     client = RawClient(pd_addresses(members), timeout_s=PROBE_S)
     try:
@@ -35,16 +40,16 @@ async def store_lost(bench: Bench) -> float:
         async def attempt() -> bool:
             return (await client.put(b"bench-store", b"after")).is_ok
 
-        took_s = await _served_again(bench, victim, attempt)
+        took_s = await _served_again(deployment, victim, attempt)
     finally:
         client.close()
-    await _heal(bench, victim)
+    await _heal(deployment, victim)
     return took_s
 
 
-async def pd_lost(bench: Bench) -> float:
+async def pd_lost(deployment: Deployment) -> float:
     """SIGKILL of the PD leader until timestamps are granted and a client that knows nothing yet can write."""
-    members = bench.members()
+    members = deployment.members()
     pds = [PdClient(row["name"], row["addresses"]["client"]) for row in members.values() if row["role"] == "pd"]
     leader, _ = await _pd_leader(pds)
 
@@ -58,63 +63,17 @@ async def pd_lost(bench: Bench) -> float:
             client.close()
 
     try:
-        took_s = await _served_again(bench, leader.name, attempt)
+        took_s = await _served_again(deployment, leader.name, attempt)
     finally:
         for pd in pds:
             pd.close()
-    await _heal(bench, leader.name)
+    await _heal(deployment, leader.name)
     return took_s
 
 
-async def reset(bench: Bench) -> float:
-    """A cluster that is untouched but for its data, until it is proven to be as new."""
-    client = RawClient(pd_addresses(bench.members()), timeout_s=10.0)
-    try:
-        outcomes = await asyncio.gather(*(client.put(b"bench-%d" % number, b"x" * 100) for number in range(KEYS)))
-    finally:
-        client.close()
-    if not all(outcome.is_ok for outcome in outcomes):
-        raise BenchFailed("the keys to delete could not be written")
+async def _served_again(deployment: Deployment, victim: str, attempt: Callable[[], Awaitable[bool]]) -> float:
     began = time.perf_counter()
-    done = await Yard(bench.home).cluster().reset()
-    took_s = time.perf_counter() - began
-    if done.ending is not Ending.OK or not done.is_data_deleted:
-        raise BenchFailed(f"the cluster could not be reset: {done.report.trouble}")
-    return took_s
-
-
-async def throughput(bench: Bench) -> tuple[float, float]:
-    """Puts and gets a second, with many in flight from one process."""
-    client = RawClient(pd_addresses(bench.members()), timeout_s=10.0)
-    try:
-        puts = await _rate(lambda number: client.put(b"bench-%d" % (number % 5000), b"x" * 100))
-        gets = await _rate(lambda number: client.get(b"bench-%d" % (number % 5000)))
-    finally:
-        client.close()
-    return puts, gets
-
-
-async def _rate(act: Callable[[int], Awaitable[Any]]) -> float:
-    done = 0
-    end = time.perf_counter() + THROUGHPUT_S
-
-    async def work(number: int) -> None:
-        nonlocal done
-        while time.perf_counter() < end:
-            outcome = await act(number)
-            if not outcome.is_ok:
-                raise BenchFailed(f"a call failed under load: {outcome.reason}")
-            done += 1
-            number += IN_FLIGHT
-
-    began = time.perf_counter()
-    await asyncio.gather(*(work(number) for number in range(IN_FLIGHT)))
-    return done / (time.perf_counter() - began)
-
-
-async def _served_again(bench: Bench, victim: str, attempt: Callable[[], Awaitable[bool]]) -> float:
-    began = time.perf_counter()
-    await Yard(bench.home).cluster().kill(victim)
+    await Yard(deployment.home).cluster().kill(victim)
     while time.perf_counter() - began < GIVE_UP_S:
         try:
             if await attempt():
@@ -125,13 +84,9 @@ async def _served_again(bench: Bench, victim: str, attempt: Callable[[], Awaitab
     raise BenchFailed(f"not served again within {GIVE_UP_S:g} s")
 
 
-async def _heal(bench: Bench, member: str) -> None:
-    await asyncio.to_thread(bench.run, "start", member)
-    await asyncio.to_thread(bench.run, "verify", "--wait")
-
-
-def pd_addresses(members: dict[str, dict[str, Any]]) -> list[str]:
-    return [row["addresses"]["client"] for row in members.values() if row["role"] == "pd"]
+async def _heal(deployment: Deployment, member: str) -> None:
+    await asyncio.to_thread(deployment.run, "start", member)
+    await asyncio.to_thread(deployment.run, "verify", "--wait")
 
 
 async def _pd_leader(pds: list[PdClient]) -> tuple[PdClient, int]:
