@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import containers, failover, figures, fresh, kept, regions, ruler, soak, start
+from bench import containers, failover, figures, fresh, kept, regions, ruler, simulation, soak, start
 from bench.figures import Results
 from bench.plan import Bench, BenchFailed
 from drillyard.clients.calls import CallFailed
@@ -27,6 +27,8 @@ def benches(soak_minutes: float = 60.0) -> tuple[Bench, ...]:
         Bench("failover", "SIGKILL of leaders until clients are served", failover.measure),
         Bench("fresh", "a cluster for a test, and reset", fresh.measure),
         Bench("regions", "1, 100 and 1,000 regions, idle and after the loss of a store", regions.measure, rounds=1),
+        Bench("simulation", "whole clusters on virtual time", simulation.simulation),
+        Bench("checker", "linearizability of histories", simulation.checker),
         Bench("ruler", "the outage ruler and an independent client", ruler.measure, is_usual=False),
         Bench("compose", "starts in containers; Docker and scripts/build-images", containers.measure, is_usual=False),
         Bench("soak", "an hour of load, or --minutes", partial(soak.measure, soak_minutes), rounds=1, is_usual=False),
