@@ -12,7 +12,7 @@ OPERATION_S = 0.004  # mean
 
 
 def of_registers(operations: int, keys: int, seed: int) -> list[Operation]:
-    """Clients that put and get single keys, each operation taking effect at an instant between its call and its return."""
+    """Clients that put and get; each operation takes effect at an instant between its call and its return."""
     chance = random.Random(seed)
     free_at = [0.0] * CLIENTS
     planned = []
