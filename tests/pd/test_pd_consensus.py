@@ -18,6 +18,7 @@ import pytest
 from fake_stores import until
 
 from drillyard.emulator.logs import Log
+from drillyard.emulator.pd import consensus
 from drillyard.emulator.pd.consensus import MAX_COMMAND_BYTES, SNAPSHOT_EVERY, Consensus, Seat, Undetermined
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft.types import NotLeader, Options, ProposalDropped
@@ -259,5 +260,40 @@ def test_a_leader_that_resigns_is_followed_at_once(tmp_path: Path) -> None:
         await leader.resign()
         assert not leader.leads
         assert await group.leader() is not leader
+
+    run(work, tmp_path)
+
+
+def test_a_leader_that_resigns_waits_for_no_heir_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consensus, "RESIGN_S", 60.0)
+
+    async def work(group: Group) -> None:
+        leader = await group.leader()
+        await leader.submit(safe_point(1))
+        others = [member for member, node in group.nodes.items() if node is not leader]
+        await until(lambda: leader.active() >= set(others), "both others are heard")
+        heir, third = max(others), min(others)
+        group.network.cut_off = {heir}
+        asyncio.get_running_loop().call_later(0.01, leader.report_unreachable, heir)
+        async with asyncio.timeout(10):
+            await leader.resign()
+        assert await group.leader() is group.nodes[third]
+
+    run(work, tmp_path)
+
+
+def test_the_last_of_a_group_resigns_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consensus, "RESIGN_S", 60.0)
+
+    async def work(group: Group) -> None:
+        leader = await group.leader()
+        others = [member for member, node in group.nodes.items() if node is not leader]
+        await until(lambda: leader.active() >= set(others), "both others are heard")
+        group.network.cut_off = set(others)
+        for number, other in enumerate(others):  # one before it is asked to take the lead, one after
+            asyncio.get_running_loop().call_later(0.01 * number, leader.report_unreachable, other)
+        async with asyncio.timeout(10):
+            await leader.resign()
+        assert leader.leads
 
     run(work, tmp_path)

@@ -99,7 +99,7 @@ class Consensus:
         self._heard_at: dict[int, float] = {}
         self._asked_at: dict[int, float] = {}  # when the heartbeat went out that a member has not answered yet
         self._closed = False
-        self._deposed = asyncio.Event()
+        self._hand_over_ended = asyncio.Event()
         self._seen = (self._raft.role, self._raft.leader, self._raft.term)
         self.on_change: Callable[[], None] = lambda: None  # role, leader or term
         self.on_apply: Callable[[], None] = lambda: None
@@ -186,24 +186,26 @@ class Consensus:
         self._want_pump()
 
     async def resign(self) -> None:
-        """Before a wanted stop: hands the lead to the member that has most of the log, if one takes it soon."""
-        others = [
-            (progress.match, member_id)
-            for member_id, progress in self._raft.progress().items()
-            if member_id != self._seat.member_id and progress.recent_active
-        ]
-        if self.leads and others:
-            with contextlib.suppress(ProposalDropped):
-                await self.hand_over(max(others)[1], RESIGN_S)
+        """Before a wanted stop: hands the lead to the member that has most of the log, if one takes it soon.
+
+        One that ends too is not waited for: when the whole group is stopped, all of them do.
+        """
+        matches = [(progress.match, member_id) for member_id, progress in self._raft.progress().items()]
+        loop = asyncio.get_running_loop()
+        end = loop.time() + RESIGN_S
+        for _, member_id in sorted(matches, reverse=True):
+            if self.leads and member_id in self.active() - {self._seat.member_id}:
+                with contextlib.suppress(ProposalDropped):
+                    await self.hand_over(member_id, end - loop.time())
 
     async def hand_over(self, member_id: int, within_s: float) -> bool:
-        """Makes another member lead; False if it did not take the lead in time. Raises ProposalDropped."""
-        self._deposed.clear()
+        """Makes another member lead; False if it did not take the lead in time, or is gone. Raises ProposalDropped."""
+        self._hand_over_ended.clear()
         self._raft.transfer_leader(member_id)
         self._want_pump()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                await self._deposed.wait()
+                await self._hand_over_ended.wait()
         return not self.leads
 
     def retire(self) -> None:
@@ -244,6 +246,8 @@ class Consensus:
         if not self._closed:
             self._heard_at.pop(member_id, None)
             self._asked_at.pop(member_id, None)
+            if member_id == self._raft.transferee:
+                self._hand_over_ended.set()
             self._raft.report_unreachable(member_id)
             self._want_pump()
 
@@ -281,7 +285,7 @@ class Consensus:
             if not self.leads or seen[2] != self._seen[2]:
                 self._fail_all()
             if not self.leads:
-                self._deposed.set()
+                self._hand_over_ended.set()
             self._seen = seen
             self.on_change()
 
