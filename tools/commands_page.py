@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-import typer
+import click
 
 from drillyard.faces.cli import EXIT_CODES, app
 
@@ -25,14 +24,13 @@ def text() -> str:
     return "\n".join([*parts, *(_section(path, command) for path, command in commands.items())])
 
 
-def walk() -> Iterator[tuple[str, Any]]:
+def walk() -> Iterator[tuple[str, click.Command]]:
     """Every command that does something, by the words that call it, in the order of the help."""
-    # Of Click's classes or of Typer's own copy of them, depending on its version: hence no type.
-    yield from _below("", typer.main.get_command(app))
+    yield from _below("", app)
 
 
-def _below(path: str, command: Any) -> Iterator[tuple[str, Any]]:
-    inner: Mapping[str, Any] | None = getattr(command, "commands", None)
+def _below(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    inner: Mapping[str, click.Command] | None = getattr(command, "commands", None)
     if inner is None:
         yield path, command
         return
@@ -45,17 +43,15 @@ def anchor(path: str) -> str:
     return path.replace(" ", "-")
 
 
-def first_line(command: Any) -> str:
+def first_line(command: click.Command) -> str:
     return _flat((command.help or "").split("\n\n")[0])
 
 
-def _section(path: str, command: Any) -> str:
-    parameters = [one for one in command.params if not getattr(one, "hidden", False)]
-    arguments = [one for one in parameters if one.param_type_name == "argument"]
-    options = [one for one in parameters if one.param_type_name == "option"]
+def _section(path: str, command: click.Command) -> str:
+    arguments = [one for one in command.params if isinstance(one, click.Argument)]
+    options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
     usage = " ".join(["drillyard", path, *(["[OPTIONS]"] if options else []), *map(_usage, arguments)])
-    rows = [(f"`{_usage(one)}`", _flat(one.help or ""), "") for one in arguments]
-    rows += [(_option(one), _flat(one.help or ""), _default(one)) for one in options]
+    rows = [(_option(one), _flat(one.help or ""), _default(one)) for one in options]
     told = [_flat(paragraph) for paragraph in (command.help or "").split("\n\n")]
     lines = [f"## {path}", "", *"\n\n".join(told).splitlines(), "", "```text", usage, "```", ""]
     if rows:
@@ -65,21 +61,20 @@ def _section(path: str, command: Any) -> str:
     return "\n".join(lines)
 
 
-def _usage(argument: Any) -> str:
-    name = argument.metavar or argument.name.upper()
-    return name if argument.required else f"[{name}]"
+def _usage(argument: click.Argument) -> str:
+    return argument.metavar or str(argument.name).upper()
 
 
-def _option(option: Any) -> str:
+def _option(option: click.Option) -> str:
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     if option.is_flag:
         return names
     return f"{names} {option.metavar or 'VALUE'}"
 
 
-def _default(option: Any) -> str:
-    value = option.default
-    if option.is_flag or value is None or callable(value):
+def _default(option: click.Option) -> str:
+    value = option.default  # where there is none: None, or a mark of Click's own
+    if option.is_flag or not isinstance(value, str | int | float):
         return ""
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 

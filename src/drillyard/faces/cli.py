@@ -1,8 +1,8 @@
 """The command line. It translates words into calls of the Python API and records into text or JSON, nothing more.
 
 Rules: results go to stdout and errors to stderr; `--json` puts exactly one document on stdout (`logs -f`: one a line);
-every way to end has its documented exit code (`faces/exits.py`). Imported at the start: Typer and nothing of ours,
-so that help comes at once.
+every way to end has its documented exit code (`faces/exits.py`), which a command returns. Imported at the start: Click
+and nothing of ours, so that help comes at once.
 """
 
 from __future__ import annotations
@@ -10,87 +10,108 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import typer
+import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from drillyard.faces.api import Yard
     from drillyard.faces.runner import Command
 
+F = TypeVar("F", bound="Callable[..., Any]")
+
 EXIT_CODES = """Exit codes: 0 done and proven; 1 a fault in drillyard; 2 bad input; 3 could not start; 4 not ready
 (in time); 5 a member ended during the wait; 6 something is left after down; 7 a program of others could not do
 something; 130 interrupted; 143 terminated."""
+DEFAULT = "default"
 
-app = typer.Typer(
+
+def _option(*names: str, help: str, metavar: str | None = None, **more: Any) -> Callable[[F], F]:
+    """An option with a value, or without `metavar` a flag."""
+    return click.option(*names, help=help, metavar=metavar, is_flag=metavar is None, **more)
+
+
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Options that go together, in this order in the help."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+name_option = _option("--name", "-n", help="The deployment.", metavar="NAME", default=DEFAULT)
+new_name_option = _option("--name", "-n", help="Its name; chosen if left out.", metavar="NAME")
+json_option = _option("--json", "as_json", help="One JSON document on stdout.")
+member_argument = click.argument("member", metavar="MEMBER")
+
+
+def _timeout_option(field: str) -> Callable[[F], F]:
+    return _option("--timeout", field, help="How long to wait for all gates.", metavar="SECONDS", default=60.0)
+
+
+# The names are the fields of `faces.api.Wanted`.
+shape_options = _together(
+    _option("--pd", help="How many PD members (3).", metavar="N", type=int),
+    _option("--tikv", help="How many TiKV members (3).", metavar="N", type=int),
+    _option("--topology", help="A topology in TOML.", metavar="FILE"),
+    _option("--profile", help="Timings: laptop or upstream.", metavar="NAME"),
+)
+wanted_options = _together(
+    shape_options,
+    _option("--pd-binary", help="A real pd-server to run.", metavar="FILE"),
+    _option("--tikv-binary", help="A real tikv-server to run.", metavar="FILE"),
+    _option("--runtime", help="What runs it: local or compose.", metavar="NAME"),
+    _option("--version", help="compose: the release of both images.", metavar="TAG"),
+    _option("--pd-image", help="compose: the image of PD.", metavar="IMAGE"),
+    _option("--tikv-image", help="compose: the image of TiKV.", metavar="IMAGE"),
+    _timeout_option("timeout_s"),
+)
+measure_options = _together(
+    _option("--measure", help="Measure the outage that it causes, as clients see it."),
+    _option("--timeout", help="With --measure: how long the service may be away (60).", metavar="SECONDS", type=float),
+    _option(
+        "--watch", help="With --measure: how long to wait for PD to notice too (0).", metavar="SECONDS", type=float
+    ),
+)
+
+
+class _InOrder(click.Group):
+    """Its commands stand in the help in the order in which they are defined, those that are used first come first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_InOrder,
     name="drillyard",
     help="A TiKV cluster on one machine: started with one command, proven healthy from outside.",
     epilog=EXIT_CODES,
-    add_completion=False,
     no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
 )
-
-Name = Annotated[str, typer.Option("--name", "-n", help="The deployment.", metavar="NAME")]
-NewName = Annotated[str | None, typer.Option("--name", "-n", help="Its name; chosen if left out.", metavar="NAME")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Pd = Annotated[int | None, typer.Option("--pd", help="How many PD members (3).", metavar="N")]
-Tikv = Annotated[int | None, typer.Option("--tikv", help="How many TiKV members (3).", metavar="N")]
-TopologyFile = Annotated[str | None, typer.Option("--topology", help="A topology in TOML.", metavar="FILE")]
-ProfileName = Annotated[str | None, typer.Option("--profile", help="Timings: laptop or upstream.", metavar="NAME")]
-PdBinary = Annotated[str | None, typer.Option("--pd-binary", help="A real pd-server to run.", metavar="FILE")]
-TikvBinary = Annotated[str | None, typer.Option("--tikv-binary", help="A real tikv-server to run.", metavar="FILE")]
-RuntimeName = Annotated[str | None, typer.Option("--runtime", help="What runs it: local or compose.", metavar="NAME")]
-Version = Annotated[str | None, typer.Option("--version", help="compose: the release of both images.", metavar="TAG")]
-PdImage = Annotated[str | None, typer.Option("--pd-image", help="compose: the image of PD.", metavar="IMAGE")]
-TikvImage = Annotated[str | None, typer.Option("--tikv-image", help="compose: the image of TiKV.", metavar="IMAGE")]
-Timeout = Annotated[float, typer.Option("--timeout", help="How long to wait for all gates.", metavar="SECONDS")]
-Measure = Annotated[bool, typer.Option("--measure", help="Measure the outage that it causes, as clients see it.")]
-Patience = Annotated[
-    float | None,
-    typer.Option("--timeout", help="With --measure: how long the service may be away (60).", metavar="SECONDS"),
-]
-Watched = Annotated[
-    float | None,
-    typer.Option("--watch", help="With --measure: how long to wait for PD to notice too (0).", metavar="SECONDS"),
-]
-MemberName = Annotated[str, typer.Argument(help="The member, such as tikv1.", metavar="MEMBER")]
-DEFAULT = "default"
-
-# Newer Typer carries a Click of its own, older ones use the package; both show their errors' base only in this way.
-_Misused: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+def app() -> None:
+    pass
 
 
 @app.command()
-def up(
-    name: Name = DEFAULT,
-    pd: Pd = None,
-    tikv: Tikv = None,
-    topology: TopologyFile = None,
-    profile: ProfileName = None,
-    pd_binary: PdBinary = None,
-    tikv_binary: TikvBinary = None,
-    runtime: RuntimeName = None,
-    version: Version = None,
-    pd_image: PdImage = None,
-    tikv_image: TikvImage = None,
-    timeout: Timeout = 60.0,
-    as_json: Json = False,
-) -> None:
+@name_option
+@wanted_options
+@json_option
+def up(name: str, as_json: bool, **wanted: Any) -> int:
     """Bring a deployment up and wait until it is proven. One that runs already is proven only."""
     from drillyard.faces import console, document, exits
     from drillyard.faces.api import Wanted
 
     command, yard = _begin("up", as_json, is_long=True)
-    local = (pd, tikv, profile, topology, pd_binary, tikv_binary, timeout)
-    wanted = Wanted(*local, runtime, version, pd_image, tikv_image)
 
     async def work() -> int:
-        report = await yard.up(wanted, name)
+        report = await yard.up(Wanted(**wanted), name)
         trouble = report.trouble
 
         def show() -> None:
@@ -102,16 +123,15 @@ def up(
 
         return command.end(exits.OF_ENDING[report.ending], show, trouble, report=document.of_report(report))
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 @app.command()
-def verify(
-    name: Name = DEFAULT,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until it is ready.")] = False,
-    timeout: Timeout = 60.0,
-    as_json: Json = False,
-) -> None:
+@name_option
+@_option("--wait", help="Wait until it is ready.")
+@_timeout_option("timeout")
+@json_option
+def verify(name: str, wait: bool, timeout: float, as_json: bool) -> int:
     """Judge a deployment from outside, by the six gates."""
     from drillyard.faces import console, document, exits
 
@@ -134,11 +154,13 @@ def verify(
 
         return command.end(exits.OF_ENDING[report.ending], show, trouble, report=document.of_report(report))
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 @app.command()
-def diagnose(name: Name = DEFAULT, as_json: Json = False) -> None:
+@name_option
+@json_option
+def diagnose(name: str, as_json: bool) -> int:
     """Look at everything once, say what is wrong, and save it all as evidence with a page to read."""
     from drillyard.faces import console, document, exits
 
@@ -153,35 +175,22 @@ def diagnose(name: Name = DEFAULT, as_json: Json = False) -> None:
             parts["error"] = document.of_error("could-not-start", diagnosis.evidence, console.NO_EVIDENCE_MEND)
         return command.end(exit_code, lambda: console.show_diagnosis(diagnosis), trouble, **parts)
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 @app.command()
-def prove(
-    name: NewName = None,
-    pd: Pd = None,
-    tikv: Tikv = None,
-    topology: TopologyFile = None,
-    profile: ProfileName = None,
-    pd_binary: PdBinary = None,
-    tikv_binary: TikvBinary = None,
-    runtime: RuntimeName = None,
-    version: Version = None,
-    pd_image: PdImage = None,
-    tikv_image: TikvImage = None,
-    timeout: Timeout = 60.0,
-    as_json: Json = False,
-) -> None:
+@new_name_option
+@wanted_options
+@json_option
+def prove(name: str | None, as_json: bool, **wanted: Any) -> int:
     """The whole procedure: a new deployment up, proven, and down with nothing left. One exit code."""
     from drillyard.faces import console, document, exits
     from drillyard.faces.api import Wanted
 
     command, yard = _begin("prove", as_json, is_long=True)
-    local = (pd, tikv, profile, topology, pd_binary, tikv_binary, timeout)
-    wanted = Wanted(*local, runtime, version, pd_image, tikv_image)
 
     async def work() -> int:
-        proof = await yard.prove(wanted, name)
+        proof = await yard.prove(Wanted(**wanted), name)
         trouble = proof.report.trouble
 
         def show() -> None:
@@ -195,11 +204,13 @@ def prove(
 
         return command.end(exits.OF_ENDING[proof.ending], show, trouble, **document.of_proof(proof))
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 @app.command()
-def status(name: Name = DEFAULT, as_json: Json = False) -> None:
+@name_option
+@json_option
+def status(name: str, as_json: bool) -> int:
     """How the members of a deployment are, by the word of what runs them, and how many may still fail."""
     from drillyard.faces import console, document, exits
 
@@ -215,11 +226,12 @@ def status(name: Name = DEFAULT, as_json: Json = False) -> None:
 
         return command.end(exits.OK, show, deployment=document.of_standing(standing))
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
+@json_option
+def list_(as_json: bool) -> int:
     """Every deployment there is."""
     from drillyard.faces import console, document, exits
 
@@ -243,18 +255,17 @@ def list_(as_json: Json = False) -> None:
         }
         return command.end(exits.OK, show, **parts)
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 @app.command()
-def logs(
-    member: Annotated[str | None, typer.Argument(help="One member only.", metavar="MEMBER")] = None,
-    name: Name = DEFAULT,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with every new line.")] = False,
-    lines: Annotated[int, typer.Option("--lines", help="How many last lines of each file.", metavar="N", min=0)] = 100,
-    as_json: Json = False,
-) -> None:
-    """The last lines of the members' logs."""
+@click.argument("member", metavar="[MEMBER]", required=False)
+@name_option
+@_option("--follow", "-f", help="Go on with every new line.")
+@_option("--lines", help="How many last lines of each file.", metavar="N", type=click.IntRange(min=0), default=100)
+@json_option
+def logs(member: str | None, name: str, follow: bool, lines: int, as_json: bool) -> int:
+    """The last lines of the members' logs, or of one member's."""
     import json
 
     from drillyard.faces import console, document, exits
@@ -290,15 +301,14 @@ def logs(
 
         return command.end(exits.OK, show, lines=[document.of_line(line) for line in found])
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 @app.command()
-def connect(
-    name: Name = DEFAULT,
-    hosts: Annotated[bool, typer.Option("--hosts", help="Only lines for /etc/hosts.")] = False,
-    as_json: Json = False,
-) -> None:
+@name_option
+@_option("--hosts", help="Only lines for /etc/hosts.")
+@json_option
+def connect(name: str, hosts: bool, as_json: bool) -> int:
     """Where clients connect: the PD endpoints, separated by commas."""
     from drillyard.faces import console, document, exits
 
@@ -314,15 +324,14 @@ def connect(
         }
         return command.end(exits.OK, lambda: console.show_connection(connection, only_hosts=hosts), **parts)
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 @app.command()
-def adopt(
-    project: Annotated[str, typer.Argument(help="The Compose project.", metavar="PROJECT")],
-    name: NewName = None,
-    as_json: Json = False,
-) -> None:
+@click.argument("project", metavar="PROJECT")
+@new_name_option
+@json_option
+def adopt(project: str, name: str | None, as_json: bool) -> int:
     """Take a cluster that was started with plain `docker compose` as a deployment."""
     from drillyard.faces import console, document, exits
 
@@ -337,17 +346,17 @@ def adopt(
 
         return command.end(exits.OK, show, deployment=document.of_standing(standing))
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
-render = typer.Typer(no_args_is_help=True, help="Print the files that other programs take.", rich_markup_mode=None)
-app.add_typer(render, name="render")
+@app.group(no_args_is_help=True, help="Print the files that other programs take.")
+def render() -> None:
+    pass
 
 
 @render.command("compose")
-def render_compose(
-    pd: Pd = None, tikv: Tikv = None, topology: TopologyFile = None, profile: ProfileName = None
-) -> None:
+@shape_options
+def render_compose(**shape: Any) -> int:
     """The Compose file of a topology, for plain `docker compose`."""
     from drillyard.faces import api, console, exits
     from drillyard.faces.runner import Command
@@ -355,18 +364,17 @@ def render_compose(
     command = Command("render", False)
 
     async def work() -> int:
-        text = api.render_compose(api.Wanted(pd, tikv, profile, topology, runtime="compose"))
+        text = api.render_compose(api.Wanted(runtime="compose", **shape))
         return command.end(exits.OK, lambda: console.say(text.rstrip("\n")))
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 @app.command()
-def down(
-    name: Name = DEFAULT,
-    delete_data: Annotated[bool, typer.Option("--delete-data", help="Delete its data and logs too.")] = False,
-    as_json: Json = False,
-) -> None:
+@name_option
+@_option("--delete-data", help="Delete its data and logs too.")
+@json_option
+def down(name: str, delete_data: bool, as_json: bool) -> int:
     """Stop a deployment and prove that nothing of it is left. Data stays unless told otherwise."""
     from drillyard.faces import console, document, exits
 
@@ -377,23 +385,22 @@ def down(
         exit_code = exits.OK if report.is_clean else exits.NOT_CLEAN
         return command.end(exit_code, lambda: console.show_down(report), down=document.of_down(report))
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 @app.command()
-def reset(
-    name: Name = DEFAULT,
-    delete_data: Annotated[bool, typer.Option("--delete-data", help="Say that all keys may go.")] = False,
-    timeout: Timeout = 60.0,
-    as_json: Json = False,
-) -> None:
+@name_option
+@_option("--delete-data", help="Say that all keys may go.")
+@_timeout_option("timeout")
+@json_option
+def reset(name: str, delete_data: bool, timeout: float, as_json: bool) -> int:
     """Make a running deployment as new: every member back, every key deleted, all gates open."""
     from drillyard.faces import console, document, exits
 
     command, yard = _begin("reset", as_json, is_long=True)
     if not delete_data:
         wrong = f"a reset deletes every key of deployment {name!r}"
-        raise typer.Exit(command.refuse(exits.BAD_INPUT, "bad-input", (wrong, "say so with --delete-data")))
+        return command.refuse(exits.BAD_INPUT, "bad-input", (wrong, "say so with --delete-data"))
 
     async def work() -> int:
         done = await yard.cluster(name).reset(timeout)
@@ -407,83 +414,74 @@ def reset(
 
         return command.end(exits.OF_ENDING[done.ending], show, trouble, **document.of_reset(done))
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 @app.command()
-def start(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
+@member_argument
+@name_option
+@json_option
+def start(member: str, name: str, as_json: bool) -> int:
     """Start a member that does not run."""
-    _operate("start", member, name, as_json)
+    return _operate("start", member, name, as_json)
 
 
 @app.command()
-def stop(
-    member: MemberName,
-    name: Name = DEFAULT,
-    measure: Measure = False,
-    timeout: Patience = None,
-    watch: Watched = None,
-    as_json: Json = False,
-) -> None:
+@member_argument
+@name_option
+@measure_options
+@json_option
+def stop(member: str, name: str, as_json: bool, **ruled: Any) -> int:
     """Stop a member in good order (SIGTERM)."""
-    _operate("stop", member, name, as_json, _Ruled(measure, timeout, watch))
+    return _operate("stop", member, name, as_json, _Ruled(**ruled))
 
 
 @app.command()
-def restart(
-    member: MemberName,
-    name: Name = DEFAULT,
-    measure: Measure = False,
-    timeout: Patience = None,
-    watch: Watched = None,
-    as_json: Json = False,
-) -> None:
+@member_argument
+@name_option
+@measure_options
+@json_option
+def restart(member: str, name: str, as_json: bool, **ruled: Any) -> int:
     """Stop a member and start it again."""
-    _operate("restart", member, name, as_json, _Ruled(measure, timeout, watch))
+    return _operate("restart", member, name, as_json, _Ruled(**ruled))
 
 
 @app.command()
-def kill(
-    member: MemberName,
-    name: Name = DEFAULT,
-    measure: Measure = False,
-    timeout: Patience = None,
-    watch: Watched = None,
-    as_json: Json = False,
-) -> None:
+@member_argument
+@name_option
+@measure_options
+@json_option
+def kill(member: str, name: str, as_json: bool, **ruled: Any) -> int:
     """End a member at once (SIGKILL)."""
-    _operate("kill", member, name, as_json, _Ruled(measure, timeout, watch))
+    return _operate("kill", member, name, as_json, _Ruled(**ruled))
 
 
 @app.command()
-def pause(
-    member: MemberName,
-    name: Name = DEFAULT,
-    measure: Measure = False,
-    timeout: Patience = None,
-    watch: Watched = None,
-    as_json: Json = False,
-) -> None:
+@member_argument
+@name_option
+@measure_options
+@json_option
+def pause(member: str, name: str, as_json: bool, **ruled: Any) -> int:
     """Freeze a member (SIGSTOP): it keeps its connections and answers nothing."""
-    _operate("pause", member, name, as_json, _Ruled(measure, timeout, watch))
+    return _operate("pause", member, name, as_json, _Ruled(**ruled))
 
 
 @app.command()
-def resume(member: MemberName, name: Name = DEFAULT, as_json: Json = False) -> None:
+@member_argument
+@name_option
+@json_option
+def resume(member: str, name: str, as_json: bool) -> int:
     """Let a paused member go on (SIGCONT)."""
-    _operate("resume", member, name, as_json)
+    return _operate("resume", member, name, as_json)
 
 
 @app.command()
-def sim(
-    seed: Annotated[int | None, typer.Option("--seed", help="One seed, with its tale.", metavar="N", min=0)] = None,
-    seeds: Annotated[str | None, typer.Option("--seeds", help="All seeds of a range.", metavar="A..B")] = None,
-    minutes: Annotated[
-        float | None, typer.Option("--minutes", help="Seeds that nobody has tried, for so long.", metavar="MINUTES")
-    ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Processes (one a core).", metavar="N", min=0)] = 0,
-    as_json: Json = False,
-) -> None:
+@_option("--seed", help="One seed, with its tale.", metavar="N", type=click.IntRange(min=0))
+@_option("--seeds", help="All seeds of a range.", metavar="A..B")
+@_option("--minutes", help="Seeds that nobody has tried, for so long.", metavar="MINUTES", type=float)
+@_option("--jobs", help="Processes (one a core).", metavar="N", type=click.IntRange(min=0), default=0)
+@json_option
+def sim(seed: int | None, seeds: str | None, minutes: float | None, jobs: int, as_json: bool) -> int:
     """Simulate whole emulated clusters on virtual time, with everything against them, and judge what clients saw."""
     from drillyard.faces import console, document, exits
     from drillyard.faces.runner import Command, run
@@ -504,17 +502,14 @@ def sim(
 
         return command.end(code, show, simulation=document.of_simulation(report))
 
-    raise typer.Exit(run(command, work))
+    return run(command, work)
 
 
 @app.command()
-def conformance(
-    report: Annotated[str | None, typer.Option("--report", help="Write the table as a page.", metavar="FILE")] = None,
-    complete: Annotated[
-        bool, typer.Option("--complete", help="What was not run counts as failed, as in a CI job.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
+@_option("--report", help="Write the table as a page.", metavar="FILE")
+@_option("--complete", help="What was not run counts as failed, as in a CI job.")
+@json_option
+def conformance(report: str | None, complete: bool, as_json: bool) -> int:
     """Run official clients, pd-ctl and a real PD on emulated clusters, and tell in one table what they could do.
 
     What is not on this machine is told with the mend. The clusters are made for the run and gone after it.
@@ -529,11 +524,12 @@ def conformance(
         exit_code = exits.OK if is_good else exits.NOT_CONFORMANT
         return command.end(exit_code, lambda: console.say(found.summary), conformance=document.of_conformance(found))
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 @app.command()
-def version(as_json: Json = False) -> None:
+@json_option
+def version(as_json: bool) -> int:
     """The version of drillyard and of its Python."""
     from drillyard import __version__
     from drillyard.faces import console, exits
@@ -541,7 +537,7 @@ def version(as_json: Json = False) -> None:
 
     command = Command("version", as_json)
     text = f"drillyard {__version__}, Python {sys.version.split()[0]}"
-    raise typer.Exit(command.end(exits.OK, lambda: console.say(text), version=__version__))
+    return command.end(exits.OK, lambda: console.say(text), version=__version__)
 
 
 class _Ruled(NamedTuple):
@@ -552,25 +548,25 @@ class _Ruled(NamedTuple):
     watch: float | None = None
 
 
-def _operate(do: str, member: str, name: str, as_json: bool, ruled: _Ruled = _Ruled()) -> None:  # noqa: B008
+def _operate(do: str, member: str, name: str, as_json: bool, ruled: _Ruled = _Ruled()) -> int:  # noqa: B008
     from drillyard.faces import console, document, exits
     from drillyard.flows.operate import Operation
 
     if ruled.measure:
-        _measure(do, member, name, as_json, ruled)
+        return _measure(do, member, name, as_json, ruled)
     for option in ("timeout", "watch"):
         if getattr(ruled, option) is not None:
-            raise typer.BadParameter("it goes with --measure", param_hint=f"--{option}")
+            raise click.BadParameter("it goes with --measure", param_hint=f"--{option}")
     command, yard = _begin(do, as_json)
 
     async def work() -> int:
         row = await yard.cluster(name).operate(Operation(do), member)
         return command.end(exits.OK, lambda: console.show_members([row]), member=document.of_member(row))
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
-def _measure(do: str, member: str, name: str, as_json: bool, ruled: _Ruled) -> NoReturn:
+def _measure(do: str, member: str, name: str, as_json: bool, ruled: _Ruled) -> int:
     from drillyard.faces import console, document, exits
     from drillyard.flows.measure import lines_of
     from drillyard.flows.up import TIMEOUT_S
@@ -593,7 +589,7 @@ def _measure(do: str, member: str, name: str, as_json: bool, ruled: _Ruled) -> N
 
         return command.end(exits.OF_ENDING[report.ending], show, trouble, **parts)
 
-    _finish(command, work)
+    return _finish(command, work)
 
 
 def _begin(command: str, as_json: bool, *, is_long: bool = False, has_picture: bool = True) -> tuple[Command, Yard]:
@@ -604,10 +600,10 @@ def _begin(command: str, as_json: bool, *, is_long: bool = False, has_picture: b
     return begun, Yard(listener=begun.listener)
 
 
-def _finish(command: Command, work: object) -> NoReturn:
+def _finish(command: Command, work: Callable[[], Awaitable[int]]) -> int:
     from drillyard.faces.runner import run
 
-    raise typer.Exit(run(command, work))  # type: ignore[arg-type]
+    return run(command, work)
 
 
 def main() -> None:
@@ -617,9 +613,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # logs may hold what the terminal cannot show
     try:
         code = app(prog_name=os.environ.get("DRILLYARD_CALLED_AS") or "drillyard", standalone_mode=False)
-    except _Misused as error:
+    except click.ClickException as error:
         code = _misused(error)
-    except (typer.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt):
         code = 130
     sys.exit(code or 0)
 
