@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
+from drillyard.emulator.values import value
+
 
 class Role(Enum):
     FOLLOWER = "follower"
@@ -48,7 +50,7 @@ class Configuration:
     learners_next: frozenset[int] = frozenset()  # outgoing voters that become learners when the joint state is left
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """One place of the log. `change` is set for a membership change; `data` is the shell's own, in both cases."""
 
@@ -87,7 +89,7 @@ class MessageKind(IntEnum):
     TIMEOUT_NOW = 10
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """One message between two nodes of a group.
 
@@ -112,7 +114,7 @@ class Message:
     snapshot: SnapshotMeta | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReadState:
     """A read asked for with `context` is linearizable once the shell has applied entry `index`."""
 
@@ -120,7 +122,7 @@ class ReadState:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ready:
     """Work for the shell, in this order.
 

@@ -9,9 +9,10 @@ from drillyard.emulator.store.commands import Swapped, Written
 from drillyard.emulator.store.errors import RegionError
 from drillyard.emulator.store.region import Epoch, Peer, Region
 from drillyard.emulator.store.transactions import Transacted
+from drillyard.emulator.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Context:
     """What a request says about where it believes it belongs."""
 
@@ -22,7 +23,7 @@ class Context:
     term: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Readable:
     """The state may be read now, synchronously or through a view taken now, within the region's range."""
 
@@ -33,7 +34,7 @@ Outcome = Written | Swapped | Transacted | Readable | RegionError
 Answer = tuple[object, Outcome]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Envelope:
     """One Raft message with the address of the group and the two peers.
 
@@ -73,7 +74,7 @@ class Made:
     state: HardState
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RegionReady:
     """Work for the shell on one region.
 
@@ -103,7 +104,7 @@ class RegionReady:
     destroyed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RegionReport:
     """What a leader tells PD about its region."""
 

@@ -8,7 +8,6 @@ confirmed any more is refused: it has had no effect.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import NotLeader as RaftNotLeader
@@ -16,9 +15,10 @@ from drillyard.emulator.raft.types import Ready
 from drillyard.emulator.store.errors import EpochNotMatch, RegionError
 from drillyard.emulator.store.messages import Answer, Readable
 from drillyard.emulator.store.region import Region
+from drillyard.emulator.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Read:
     ticket: object
     version: int

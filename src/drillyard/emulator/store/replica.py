@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from google.protobuf.message import DecodeError
 
@@ -91,6 +91,7 @@ from drillyard.emulator.store.upkeep import (
     pending_peers,
     recent_peers,
 )
+from drillyard.emulator.values import value
 from drillyard.wire import drillpb
 
 __all__ = [
@@ -120,7 +121,7 @@ FIRST_STATE = HardState(FIRST_TERM, 0, FIRST_INDEX)
 RANGED_KINDS = frozenset({MessageKind.PRE_VOTE, MessageKind.VOTE})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Pending:
     term: int
     index: int

@@ -59,6 +59,7 @@ from drillyard.emulator.store.replica import (
 from drillyard.emulator.store.sleep import Sleep
 from drillyard.emulator.store.state import State
 from drillyard.emulator.store.steps import ChangePeers, Merge, Split, Step, TransferLeader, Unsupported, Verdict
+from drillyard.emulator.values import value
 
 FOUNDING_KINDS = frozenset(
     {MessageKind.APPEND, MessageKind.HEARTBEAT, MessageKind.SNAPSHOT, MessageKind.VOTE, MessageKind.PRE_VOTE}
@@ -96,7 +97,7 @@ class RestoredReplica:
     merging: Merging | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StoreReady:
     """One region's work, and what there is to say. Answers: each ticket with its outcome, in order."""
 
