@@ -59,7 +59,13 @@ def plant(bug: str) -> None:
         late, self._waiting = self._waiting, []
         report(self, self._written, calls + late)
 
+    write = Storage.write
+
+    def all_lazily(self: Storage, batch: Batch) -> None:
+        write(self, batch, lazily=True)
+
     bugs: dict[str, tuple[str, Any]] = {
+        "all-lazily": ("write", all_lazily),
         "without-sync": ("when_durable", without_sync),
         "when-sync-begins": ("when_durable", when_sync_begins),
         "with-the-sync-under-way": ("_take_report", with_the_sync_under_way),

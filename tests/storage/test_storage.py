@@ -252,6 +252,39 @@ def test_with_nothing_to_make_durable_the_call_comes_without_a_sync_and_never_at
         asyncio.run(scenario(storage))
 
 
+def test_what_is_written_lazily_waits_for_a_sync_that_is_made_for_others(tmp_path: Path) -> None:
+    async def scenario(storage: Storage) -> None:
+        disk, called = Disk(storage), list[str]()
+        batch = Batch()
+        batch.put(b"lazy", b"value")
+        storage.write(batch, lazily=True)
+        assert storage.get(b"lazy") == b"value"
+        storage.when_durable(lambda: called.append("nothing promised"))
+        await until(lambda: called == ["nothing promised"])
+        assert disk.syncs == 0
+        put(storage, b"promised")
+        storage.when_durable(lambda: called.append("promised"))
+        await until(lambda: called == ["nothing promised", "promised"])
+        assert disk.syncs == 1
+
+    with opened(tmp_path) as storage:
+        asyncio.run(scenario(storage))
+
+
+def test_the_last_of_many_syncs_is_noted_soon_after_it(tmp_path: Path) -> None:
+    def noted() -> int:
+        return int.from_bytes((tmp_path / "drillyard.synced").read_bytes()[:8], "big")
+
+    async def scenario(storage: Storage) -> None:
+        for number in range(20):
+            put(storage, b"key %d" % number)
+            await storage.durable()
+        await until(lambda: noted() == storage._database.latest_sequence_number())
+
+    with opened(tmp_path) as storage:
+        asyncio.run(scenario(storage))
+
+
 def test_a_call_that_raises_does_not_keep_the_others_from_running(tmp_path: Path) -> None:
     async def scenario(storage: Storage) -> None:
         problems, called = list[Any](), list[str]()

@@ -3,6 +3,7 @@
 Rules
 - Nothing is acknowledged before it is durable. Batches are written unsynced on the loop; one syncer thread makes them
   durable, and the `when_durable` callbacks run on the loop afterwards, in the order in which they were asked for.
+  What nobody waits for is written lazily: it is never synced for its own sake, but with the next batch that is.
 - An fsync that failed is never tried again: the kernel may have dropped the very pages it could not write. Any error
   of the storage ends it: `on_failure` gets the named cause, and from then on every call raises.
 - Keys that begin with 0x01 belong to this module (Raft logs); all others belong to its caller.
@@ -11,9 +12,9 @@ Rules
 - One thread (the loop's) writes. A `View` may be read on another.
 
 Write-ahead log: RocksDB replays it up to the first record that does not check out, and says nothing about the rest.
-After a power cut that is right for the unsynced tail and wrong for anything before it. So each completed sync leaves
-its sequence number in a small file (not synced itself: an old number only makes the check weaker), and a database that
-comes back with less than that is refused as corrupted.
+After a power cut that is right for the unsynced tail and wrong for anything before it. So the sequence number of the
+last sync is noted in a small file, soon after it (and that file is not synced itself: an old number only makes the
+check weaker), and a database that comes back with less than that is refused as corrupted.
 
 Full disk: RocksDB cannot go on after a failed write, and cannot even open without room for its own files. So a
 reserve file is kept, and released only when there is too little room to open; `is_almost_full` tells the member early
@@ -32,7 +33,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
 import rocksdict
@@ -71,6 +72,9 @@ _MIB = 1 << 20
 _WALK_PAIRS = 64  # read at a time, and no more after so many bytes
 _WALK_BYTES = 256 << 10
 _SPACE_AGE_S = 0.05  # how old an answer about free space may be
+_NOTE_AGE_S = 0.1  # how old the note of the last sync may be
+
+Order = tuple[int, list[Callable[[], None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +220,10 @@ class Storage:
         self._waiting: list[Callable[[], None]] = []
         self._futures: set[asyncio.Future[None]] = set()
         self._is_syncing = False  # from the hand-over to the syncer until its report has been taken on the loop
-        self._orders: SimpleQueue[tuple[int, list[Callable[[], None]]] | None] = SimpleQueue()
+        self._orders: SimpleQueue[Order | None] = SimpleQueue()
+        self._synced = 0  # RocksDB's sequence number that the last sync made durable,
+        self._noted = 0  # and the one that is noted,
+        self._noted_at = 0.0  # and when that was
         self._available = (0, 0.0)  # bytes, and when they were asked for
         self._syncer = threading.Thread(target=self._sync_forever, name="storage-sync", daemon=True)
         self._syncer.start()
@@ -270,14 +277,18 @@ class Storage:
 
     # Writing
 
-    def write(self, batch: Batch) -> None:
-        """Writes the batch; it can be read at once, and is durable when a later `when_durable` says so."""
+    def write(self, batch: Batch, *, lazily: bool = False) -> None:
+        """Writes the batch; it can be read at once, and is durable when a later `when_durable` says so.
+
+        `lazily`: nobody is promised it. It is durable at the latest with the next batch that is, for the log is one.
+        """
         self._ensure_alive()
         try:
             self._database.write(batch.raw)
         except Exception as error:  # rocksdict raises bare Exception
             self._give_up(error)
-        self._written += 1
+        if not lazily:
+            self._written += 1
 
     def when_durable(self, call: Callable[[], None]) -> None:
         """Runs `call` on the loop once every batch written before this moment is durable; never if that fails."""
@@ -307,6 +318,7 @@ class Storage:
         written = self._written
         try:
             self._sync_once()
+            self._note()
         except Exception as error:  # rocksdict raises bare Exception
             self._give_up(error)
         self._durable = max(self._durable, written)
@@ -354,6 +366,7 @@ class Storage:
         try:
             if self._failure is None:
                 self._sync_once()
+                self._note()
                 self._database.close()
             else:
                 # Its own last flush cannot succeed either, and says what is already known.
@@ -406,14 +419,24 @@ class Storage:
         self._waiting = []
 
     def _sync_forever(self) -> None:
-        while (order := self._orders.get()) is not None:
-            began = time.monotonic()
-            try:
+        """The loop is told first, what is noted comes after: each system call of this thread lets go of the
+        interpreter, and may wait for a busy loop until it has it back."""
+        try:
+            while (order := self._next_order()) is not None:
+                began = time.monotonic()
                 self._sync_once()
-            except Exception as error:  # rocksdict raises bare Exception
-                self._fail(error)
-                return
-            self._tell_loop(self._report, time.monotonic() - began, *order)
+                self._tell_loop(self._report, time.monotonic() - began, *order)
+        except Exception as error:  # rocksdict raises bare Exception
+            self._fail(error)
+
+    def _next_order(self) -> Order | None:
+        if self._noted != self._synced:
+            due_s = self._noted_at + _NOTE_AGE_S - time.monotonic()
+            try:
+                return self._orders.get(timeout=max(0.0, due_s))
+            except Empty:
+                self._note()
+        return self._orders.get()
 
     def _tell_loop(self, call: Callable[..., object], *arguments: object) -> None:
         if self._loop is None:  # nothing was ever asked for: the next call on the loop's thread raises
@@ -446,8 +469,12 @@ class Storage:
         self._database.flush_wal(True)
         if observer is not None:
             observer(lengths)
-        self._directory.note_synced(sequence)
+        self._synced = sequence
+
+    def _note(self) -> None:
+        self._directory.note_synced(self._synced)
         self._note_manifest()
+        self._noted, self._noted_at = self._synced, time.monotonic()
 
     def _note_manifest(self) -> None:
         """It grows with each table that is made or merged; its growth is made durable before it is counted on."""

@@ -412,7 +412,7 @@ class Engine:
             self._queue_snapshot(envelope)
         if work.install:
             self._begin_install(work)
-        elif work.ready is not None:
+        elif _has_promise(work):
             self.storage.when_durable(lambda: self._persisted(work))
         if work.made:
             replica = self.store.replicas.get(work.region.id)
@@ -444,7 +444,9 @@ class Engine:
         for source, peer_id in work.merged:
             self._bury(batch, source, peer_id)
         if len(batch):
-            self.storage.write(batch)
+            # What was only applied is in the log, which is durable, and would be applied again.
+            is_explained = work.ready is not None and not work.ready.must_persist and not work.has_record
+            self.storage.write(batch, lazily=is_explained and not work.destroyed)
 
     def _erase(self, batch: Batch, work: RegionReady) -> None:
         if work.region.is_initialized:
@@ -563,6 +565,11 @@ def _brings(envelope: Envelope, region: Region) -> bool:
     """Whether the message says where the snapshot of the region stands, and agrees with it on who votes."""
     snapshot = envelope.message.snapshot if envelope.message is not None else None
     return snapshot is not None and snapshot.configuration == configuration_of(region)
+
+
+def _has_promise(work: RegionReady) -> bool:
+    """Whether anything waits for the disk. A Ready that keeps and defers nothing would only tell Raft what it knows."""
+    return work.ready is not None and (work.ready.must_persist or bool(work.deferred))
 
 
 def _after(prefix: bytes) -> bytes:
