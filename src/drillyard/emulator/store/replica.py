@@ -158,6 +158,7 @@ class Replica:
         self._known: dict[int, Peer] = {}
         self._led = False
         self._reported: object = None
+        self.has_told_pending = False  # PD was told of a pending peer, and waits to hear that it is so no more
 
     # ---- requests ----
 
@@ -434,7 +435,7 @@ class Replica:
             self.asked_to_merge = (0, 0)
             self._compaction_asked = 0
             return
-        self._reported = None
+        self._reported, self.has_told_pending = None, False
         stale = StaleCommand()
         box.answers += [(pending.ticket, stale) for pending in self._pending]
         self._pending.clear()
@@ -593,7 +594,7 @@ class Replica:
         down = tuple(peer.id for peer, _ in self._down())
         facts = (self.raft.term, self.region, pending, down)
         if facts != self._reported:
-            self._reported = facts
+            self._reported, self.has_told_pending = facts, bool(pending)
             box.reports_due.add(self.region.id)
 
     def report(self) -> RegionReport | None:

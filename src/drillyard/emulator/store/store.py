@@ -573,6 +573,8 @@ class Store:
                         self._hold_on(replica, is_new=merging is None)
                     if replica.has_ready:
                         self._touched[region_id] = None
+            elif replica.has_told_pending:
+                replica.notice_report(self._box)  # the answer that caught it up may have left nothing else to do
 
     def _take_up(self, made: Made, leads: bool) -> None:
         """A region that was cut off one here, whose beginning the shell writes with the split.
