@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import containers, failover, figures, fresh, kept, regions, ruler, simulation, soak, start
+from bench import containers, failover, figures, fresh, kept, regions, ruler, simulation, soak, start, throughput
 from bench.figures import Results
 from bench.plan import Bench, BenchFailed
 from drillyard.clients.calls import CallFailed
@@ -25,6 +25,7 @@ def benches(soak_minutes: float = 60.0) -> tuple[Bench, ...]:
         Bench("start", "up, from command to ready, and down", start.start, rounds=20),
         Bench("memory", "idle members", start.memory),
         Bench("failover", "SIGKILL of leaders until clients are served", failover.measure),
+        Bench("throughput", "official clients on one region and on sixteen", throughput.measure),
         Bench("fresh", "a cluster for a test, and reset", fresh.measure),
         Bench("regions", "1, 100 and 1,000 regions, idle and after the loss of a store", regions.measure, rounds=1),
         Bench("simulation", "whole clusters on virtual time", simulation.simulation),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +14,11 @@ from bench.deployment import Deployment, pd_addresses, standing
 from bench.failover import PROBE_S, region_leader
 from bench.figures import Figure, Results
 from bench.plan import BenchFailed
+from bench.splitting import ask, split, stores
 from drillyard.clients.tikv import RawClient
 from drillyard.faces.api import Yard
-from drillyard.wire import pdpb, services
-from drillyard.wire.rpc import Channel
 
 COUNTS = (1, 100, 1000)
-SPLIT_AT_ONCE = 100
-SPLIT_S = 120.0
-SPLIT_ATTEMPTS = 5
 SETTLE_S = 300.0  # at most, until the leaders are spread and nothing is awake
 CALM_S = 5.0
 SPANS, IDLE_S = 5, 6.0
@@ -47,7 +41,7 @@ def measure(results: Results) -> None:
     with standing() as deployment:
         members = deployment.members()
         for count in COUNTS:
-            split(members, count)
+            split(members, [key_of(number) for number in range(1, count)])
             wait_asleep(members, count)
             for _ in range(SPANS):
                 _idle(deployment, members, count, results)
@@ -60,45 +54,14 @@ def key_of(number: int) -> bytes:
     return b"bench-region-%06d" % number
 
 
-# ---- making them ----
-
-
-def split(members: dict[str, dict[str, Any]], count: int) -> None:
-    """Cuts the key space into so many regions, through PD."""
-    keys = [key_of(number) for number in range(1, count)]
-
-    async def split() -> None:
-        leader = await _leader_of(members)
-        channel = Channel(*_host_and_port(leader))
-        try:
-            cluster_id = (await channel.unary(services.PD.GetMembers, pdpb.GetMembersRequest())).header.cluster_id
-            for start in range(0, len(keys), SPLIT_AT_ONCE):
-                await _split_at(channel, cluster_id, keys[start : start + SPLIT_AT_ONCE])
-        finally:
-            channel.close()
-
-    if keys:
-        asyncio.run(split())
-
-
-async def _split_at(channel: Channel, cluster_id: int, keys: list[bytes]) -> None:
-    """PD gives up on a region that is just being moved; it is asked again."""
-    request = pdpb.SplitRegionsRequest(header=pdpb.RequestHeader(cluster_id=cluster_id), split_keys=keys, retry_limit=3)
-    for _ in range(SPLIT_ATTEMPTS):
-        answer = await channel.unary(services.PD.SplitRegions, request, timeout_s=SPLIT_S)
-        if answer.finished_percentage == 100:
-            return
-    raise BenchFailed(f"only {answer.finished_percentage} % of the regions were split")
-
-
 def wait_asleep(members: dict[str, dict[str, Any]], count: int) -> None:
     """Until PD has nothing more to move, and for some seconds no peer was awake."""
     deadline = time.monotonic() + SETTLE_S
     calm_since = time.monotonic()
     while time.monotonic() < deadline:
-        states = [_metrics(row, "tikv_raftstore_hibernated_peer_state") for row in _stores(members)]
+        states = [_metrics(row, "tikv_raftstore_hibernated_peer_state") for row in stores(members)]
         is_asleep = all(state.get('state="hibernated"') == count for state in states)
-        if not is_asleep or _json(f"http://{pd_addresses(members)[0]}/pd/api/v1/operators"):
+        if not is_asleep or ask(f"http://{pd_addresses(members)[0]}/pd/api/v1/operators"):
             calm_since = time.monotonic()
         if time.monotonic() > calm_since + CALM_S:
             return
@@ -129,13 +92,13 @@ def _cpu_s(members: dict[str, dict[str, Any]]) -> float:
 
 def _terms(members: dict[str, dict[str, Any]], count: int) -> int:
     """The sum of all regions' terms, as the first store knows them."""
-    row = next(iter(_stores(members)))
-    regions = _json(f"http://{pd_addresses(members)[0]}/pd/api/v1/regions")["regions"]
+    row = next(iter(stores(members)))
+    regions = ask(f"http://{pd_addresses(members)[0]}/pd/api/v1/regions")["regions"]
     if len(regions) != count:
         raise BenchFailed(f"PD knows {len(regions)} regions instead of {count}")
     address = row["addresses"]["status"]
     return sum(
-        _json(f"http://{address}/region/{region['id']}")["raft_status"]["hard_state"]["term"] for region in regions
+        ask(f"http://{address}/region/{region['id']}")["raft_status"]["hard_state"]["term"] for region in regions
     )
 
 
@@ -209,21 +172,6 @@ async def _lose_a_store(deployment: Deployment, members: dict[str, dict[str, Any
 # ---- asking ----
 
 
-def _stores(members: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in members.values() if row["role"] == "tikv"]
-
-
-async def _leader_of(members: dict[str, dict[str, Any]]) -> str:
-    """The client address of PD's leader."""
-    answer = _json(f"http://{pd_addresses(members)[0]}/pd/api/v1/leader")
-    return str(answer["client_urls"][0]).rpartition("/")[2]
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
-
-
 def _metrics(row: dict[str, Any], name: str) -> dict[str, float]:
     """The samples of one metric, by their labels as written."""
     address = row["addresses"].get("status") or row["addresses"]["client"]
@@ -235,15 +183,3 @@ def _metrics(row: dict[str, Any], name: str) -> dict[str, float]:
         if metric == name:
             found[labels.rstrip("}")] = float(value)
     return found
-
-
-def _json(url: str) -> Any:
-    """PD answers 503 while it has no leader."""
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        try:
-            return json.load(urllib.request.urlopen(url, timeout=30))
-        except urllib.error.HTTPError as error:
-            if error.code != 503 or time.monotonic() > deadline:
-                raise
-        time.sleep(0.2)
