@@ -13,7 +13,7 @@ from drillyard.emulator.pd.cluster import Cluster
 from drillyard.emulator.pd.config import Options, Settings
 from drillyard.emulator.pd.consensus import Consensus, Undetermined
 from drillyard.emulator.pd.coordinator import Candidate
-from drillyard.emulator.pd.leadership import Clock, Leadership, Means, Outlet, begin
+from drillyard.emulator.pd.leadership import OUTLET_RESPONSES, Clock, Leadership, Means, Outlet, begin
 from drillyard.emulator.pd.outcomes import Outcome
 from drillyard.emulator.raft.types import NotLeader
 from drillyard.wire import drillpb, metapb, pdpb
@@ -239,6 +239,22 @@ def bound(lead: Leadership) -> Outlet:
         lead.bind(store_id, outlet)
         assert outlet.queue.get_nowait() == pdpb.RegionHeartbeatResponse(header=pdpb.ResponseHeader(cluster_id=7))
     return outlet
+
+
+def test_what_waits_for_a_store_that_stands_still_is_bounded() -> None:
+    async def work(lead: Leadership, agreement: Agreement) -> None:
+        agreement.submit(drillpb.PdCommand(bootstrap=drillpb.PdBootstrap(store=metapb.Store(id=1, address="a"))))
+        outlet = bound(lead)
+        lead.hear_region(heartbeat(7, leader=6))
+        while not outlet.queue.full():
+            lead.hear_region(heartbeat(6))
+            await asyncio.sleep(0)
+        lead.hear_region(heartbeat(6))
+        assert outlet.queue.qsize() == OUTLET_RESPONSES
+        assert lead.events.messages["a", 1, "push", "ok"] == OUTLET_RESPONSES
+        assert lead.events.messages["a", 1, "push", "err"] == 1
+
+    with_lead(work)
 
 
 def test_a_deposed_leader_of_a_region_is_not_believed() -> None:

@@ -12,6 +12,7 @@ from drillyard.emulator.raft.types import Entry, HardState, Message, MessageKind
 from drillyard.emulator.store.commands import Put, Write, Written, encode_split
 from drillyard.emulator.store.errors import EpochNotMatch, ProposalInMergingMode, ReadIndexNotReady
 from drillyard.emulator.store.merging import Fate, ended, fate_of, joined, resumed, why_not
+from drillyard.emulator.store.questions import KEPT_REGIONS, KEPT_TIMEOUTS, Questions
 from drillyard.emulator.store.region import Epoch, Part, Peer, PeerRole, Region, configuration_of
 from drillyard.emulator.store.replica import FIRST_STATE, Context, Envelope, Merging, Replica, begins_with
 from drillyard.emulator.store.store import Merge, Split, Step, Store, Verdict
@@ -54,6 +55,30 @@ def test_a_question_that_overtakes_the_split_is_answered_after_it() -> None:
     assert bench.store.replicas[20].me == Peer(21, 1)
     answered = [sent.message for sent in bench.sent if sent.region_id == 20 and sent.message is not None]
     assert [(message.kind, message.reject) for message in answered] == [(MessageKind.PRE_VOTE_REPLY, False)]
+
+
+def test_a_question_about_a_region_that_never_comes_is_dropped() -> None:
+    """The sender may have been wrong about the split, or long gone by the time it is applied."""
+    questions = Questions()
+    first, second = question((b"", b"m")), replace(question((b"", b"m")), region_id=30)
+    questions.keep(first)
+    for _ in range(KEPT_TIMEOUTS * 10):
+        questions.tick(10)
+    questions.keep(second)
+    questions.tick(10)
+    assert list(questions.take(20)) == []
+    assert list(questions.take(30)) == [second]
+    assert len(questions) == 0
+
+
+def test_questions_are_kept_for_so_many_regions() -> None:
+    questions = Questions()
+    for region_id in range(2 * KEPT_REGIONS):
+        questions.keep(replace(question((b"", b"m")), region_id=region_id))
+    assert len(questions) == KEPT_REGIONS
+    again = replace(question((b"", b"n")), region_id=0)
+    questions.keep(again)
+    assert list(questions.take(0)) == [again]
 
 
 def replica_of(peer_id: int, state: HardState, peers: tuple[Peer, ...] = ()) -> Replica:

@@ -12,14 +12,14 @@ import pytest
 from drillyard.emulator import raft_codec
 from drillyard.emulator.logs import Log
 from drillyard.emulator.raft.types import Message, MessageKind, SnapshotMeta
-from drillyard.emulator.storage import Storage, StorageOptions
+from drillyard.emulator.storage import Batch, Storage, StorageOptions
 from drillyard.emulator.store.region import Epoch, Peer, Region, configuration_of
 from drillyard.emulator.store.replica import Envelope, Settings
 from drillyard.emulator.store.state import Family
 from drillyard.emulator.tikv import engine as engine_module
-from drillyard.emulator.tikv.engine import Engine, Identity
-from drillyard.emulator.tikv.records import pack_envelope, pack_region
-from drillyard.emulator.tikv.snapshots import _framed
+from drillyard.emulator.tikv.engine import KEPT_REFUSALS, RECORDS_AT_ONCE, Engine, Identity
+from drillyard.emulator.tikv.records import NORMAL, pack_envelope, pack_region, pack_replica, replica_key
+from drillyard.emulator.tikv.snapshots import MAX_PART_BYTES, _framed
 from drillyard.wire import drillpb
 from drillyard.wire.rpc import RpcError, Status
 
@@ -38,6 +38,9 @@ class Nowhere:
 
     def send(self, target: int, envelope: drillpb.Envelope) -> None:
         pass
+
+    async def send_snapshot(self, target: int, envelope: drillpb.Envelope, parts: AsyncIterator[bytes]) -> None:
+        raise RpcError(Status.UNAVAILABLE, f"nobody takes a snapshot for peer {envelope.to_peer.id}")
 
 
 def play(scenario: Callable[[Engine], Awaitable[None]], home: Path) -> None:
@@ -126,6 +129,17 @@ def test_a_message_that_brings_no_such_snapshot_is_refused(tmp_path: Path, envel
     play(scenario, tmp_path)
 
 
+def test_a_part_that_says_it_is_larger_than_any_can_be_is_refused_before_it_is_gathered(tmp_path: Path) -> None:
+    async def scenario(engine: Engine) -> None:
+        with pytest.raises(RpcError, match="part of the snapshot") as raised:
+            await engine.receive_snapshot(packed(SNAPSHOT), chunks((MAX_PART_BYTES + 1).to_bytes(4, "big")))
+        assert raised.value.status is Status.INVALID_ARGUMENT
+        await engine.receive_snapshot(packed(SNAPSHOT), chunks(PAIRS))
+        await installed(engine)
+
+    play(scenario, tmp_path)
+
+
 def test_a_part_that_cannot_be_read_is_refused_before_anything_is_replaced(tmp_path: Path) -> None:
     """On disk under a promise to install it, it would stop the store at every start."""
 
@@ -135,5 +149,42 @@ def test_a_part_that_cannot_be_read_is_refused_before_anything_is_replaced(tmp_p
         assert raised.value.status is Status.INVALID_ARGUMENT
         await engine.receive_snapshot(packed(SNAPSHOT), chunks(PAIRS))
         await installed(engine)
+
+    play(scenario, tmp_path)
+
+
+def test_many_replicas_are_taken_up_in_parts(tmp_path: Path) -> None:
+    async def scenario(engine: Engine) -> None:
+        count = 3 * RECORDS_AT_ONCE
+        batch = Batch()
+        for region_id in range(1, count + 1):
+            region = Region(region_id, b"%06d" % region_id, b"%06d" % (region_id + 1), Epoch(1, 1), REGION.peers)
+            batch.put(replica_key(region_id), pack_replica(region, 4, NORMAL))
+        engine.storage.write(batch)
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        counting = asyncio.get_running_loop().create_task(count_turns())
+        await engine.load(lambda n: 0)
+        counting.cancel()
+        assert len(engine.store.replicas) == count
+        assert turns > count
+
+    play(scenario, tmp_path)
+
+
+def test_why_snapshots_were_refused_is_not_remembered_for_ever(tmp_path: Path) -> None:
+    async def scenario(engine: Engine) -> None:
+        for peer_id in range(100, 100 + 2 * KEPT_REFUSALS):
+            message = Message(MessageKind.SNAPSHOT, 3, peer_id, 6, snapshot=META)
+            engine._queue_snapshot(Envelope(REGION.id, REGION.epoch, Peer(3, 2), Peer(peer_id, 1), message, REGION))
+            while engine.snapshot_counts() != (0, 0, 0):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert len(engine._refused) == KEPT_REFUSALS
 
     play(scenario, tmp_path)

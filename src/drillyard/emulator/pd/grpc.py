@@ -232,7 +232,7 @@ class PdService:
                 lead.bind(store_id, outlet)
                 bound = store_id
             if mistake := _mistake_of(request):
-                outlet.queue.put_nowait(
+                outlet.put(
                     pdpb.RegionHeartbeatResponse(
                         header=self._header(Refusal(pdpb.UNKNOWN, mistake)), target_peer=request.leader
                     )

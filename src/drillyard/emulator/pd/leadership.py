@@ -41,6 +41,7 @@ from drillyard.wire import drillpb, metapb, pdpb
 
 TSO_RESERVE_MS = 1000
 TICK_S = 0.2
+OUTLET_RESPONSES = 1024  # that wait for one store to read them, as in the real PD
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,21 @@ class Means:
 
 
 class Outlet:
-    """What goes down to one store over its heartbeat stream."""
+    """What goes down to one store over its heartbeat stream.
+
+    A store that stands still reads nothing: what does not fit is dropped. PD says a step again when the region's next
+    heartbeat shows that it has not been taken.
+    """
 
     def __init__(self) -> None:
-        self.queue: asyncio.Queue[pdpb.RegionHeartbeatResponse] = asyncio.Queue()
+        self.queue: asyncio.Queue[pdpb.RegionHeartbeatResponse] = asyncio.Queue(OUTLET_RESPONSES)
+
+    def put(self, response: pdpb.RegionHeartbeatResponse) -> bool:
+        """Whether there was room."""
+        if self.queue.full():
+            return False
+        self.queue.put_nowait(response)
+        return True
 
 
 class Leadership:
@@ -127,8 +139,8 @@ class Leadership:
             answer.add_done_callback(partial(self._settle, proposal))
         for send in output.sends:
             if (outlet := self._outlets.get(send.store_id)) is not None:
-                outlet.queue.put_nowait(send.response)
-                self.events.message(self.consensus.cluster.stores.get(send.store_id), "push")
+                status = "ok" if outlet.put(send.response) else "err"
+                self.events.message(self.consensus.cluster.stores.get(send.store_id), "push", status)
         if output.wants_tick:
             self._tick_soon.set()
 
@@ -208,7 +220,7 @@ class Leadership:
         self.events.heartbeat(self.consensus.cluster.stores.get(store_id), "bind")
         greeting = pdpb.RegionHeartbeatResponse()
         greeting.header.cluster_id = self.consensus.cluster.cluster_id
-        outlet.queue.put_nowait(greeting)
+        outlet.put(greeting)
 
     def count_keep_alive(self, outlet: Outlet) -> None:
         for store_id, bound in self._outlets.items():

@@ -99,8 +99,8 @@ class PdMetrics:
         events.finished_s.clear()
         for (address, store_id, status), number in events.heartbeats.items():
             self._heartbeats.labels(address, store_id, "report", status).value = number
-        for (address, store_id, kind), number in events.messages.items():
-            self._messages.labels(address, store_id, kind, "ok").value = number
+        for (address, store_id, kind, status), number in events.messages.items():
+            self._messages.labels(address, store_id, kind, status).value = number
         for name, number in events.timestamps.items():
             self._tso_events.labels("global", "0", name).value = number
 

@@ -40,6 +40,7 @@ from drillyard.emulator.store.errors import (
 )
 from drillyard.emulator.store.merging import Fate, fate_of
 from drillyard.emulator.store.neighbours import Pulse
+from drillyard.emulator.store.questions import Questions
 from drillyard.emulator.store.region import Epoch, Peer, Region, configuration_of
 from drillyard.emulator.store.replica import (
     FIRST_INDEX,
@@ -84,7 +85,6 @@ __all__ = [
 Said = TypeVar("Said")
 CANDIDATES = frozenset({MessageKind.VOTE, MessageKind.PRE_VOTE})
 CAMPAIGNS_A_TICK = 40
-KEPT_QUESTIONS = 256  # of candidates, for regions that a split is to cut off
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Store:
         self._touched: dict[int, None] = {}
         self._last_admitted = 0
         self._sleep = Sleep((store_id, settings), self.replicas, chance, self._touch)
-        self._questions: dict[int, dict[int, Envelope]] = {}  # by region and sender
+        self._questions = Questions()
 
     @property
     def tombstones(self) -> dict[int, int]:
@@ -164,6 +164,7 @@ class Store:
 
     def tick(self) -> None:
         self._sleep.tick(self._box)
+        self._questions.tick(self.settings.raft.election_ticks)
         admitted = self._admit()
         for region_id, replica in self.replicas.items():
             if replica.rest.is_asleep or replica.is_installing:
@@ -264,8 +265,8 @@ class Store:
         if not any(region.overlaps(spoken_of) for region in here):
             return False
         assert envelope.message is not None
-        if envelope.message.kind in CANDIDATES and len(self._questions) < KEPT_QUESTIONS:
-            self._questions.setdefault(envelope.region_id, {})[envelope.sender.id] = envelope
+        if envelope.message.kind in CANDIDATES:
+            self._questions.keep(envelope)
         return True
 
     def _leave(self, envelope: Envelope) -> None:
@@ -591,7 +592,7 @@ class Store:
         replica = self.restore(RestoredReplica(region, made.peer_id, start))
         if leads:
             replica.raft.campaign()
-        for question in self._questions.pop(region.id, {}).values():
+        for question in self._questions.take(region.id):
             if question.to.id == made.peer_id:
                 replica.step(question)
 

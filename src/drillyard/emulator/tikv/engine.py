@@ -71,6 +71,8 @@ Ticket = Callable[[Outcome], None]
 
 TURN_S = 0.004
 SNAPSHOTS_IN_LINE = 16  # to be sent; each holds a view, which keeps files from being removed
+RECORDS_AT_ONCE = 64  # read at the start
+KEPT_REFUSALS = 64
 APPEND_FLOOR_BYTES = 16 << 20  # with less free space a follower takes no more entries, so as not to break its storage
 
 
@@ -188,7 +190,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._installing: dict[int, asyncio.Task[None]] = {}
         self._sending = 0
-        self._refused: dict[int, str] = {}  # why a peer took no snapshot the last time
+        self._refused: dict[int, str] = {}  # why a peer took no snapshot the last time, the latest last
         self._loop = asyncio.get_running_loop()
         self._snapshots = Snapshots(storage)
         self.store: Store
@@ -199,8 +201,7 @@ class Engine:
         """Takes up everything that is on disk."""
         tombstones: dict[int, int] = {}
         living: list[tuple[Region, int, Merging | None]] = []
-        for _, packed in self.storage.scan(REPLICA_PREFIX, _after(REPLICA_PREFIX), 1 << 30):
-            record = drillpb.ReplicaRecord.FromString(packed)
+        async for record in self._records():
             region = region_in(record)
             if record.state == TOMBSTONE:
                 tombstones[region.id] = record.peer_id
@@ -213,6 +214,7 @@ class Engine:
         self.storage.write(leftover)
         self.store = Store(self.identity.store_id, self._settings, chance, tombstones)
         for region, peer_id, merging in living:
+            await asyncio.sleep(0)
             loaded = self._raft_log(region.id).load()
             restored = Restored(
                 configuration_of(region),
@@ -224,6 +226,15 @@ class Engine:
             )
             self.store.restore(RestoredReplica(region, peer_id, restored, merging))
         self.wake()
+
+    async def _records(self) -> AsyncIterator[drillpb.ReplicaRecord]:
+        """All replicas' records, a few at a time."""
+        cursor, end = REPLICA_PREFIX, _after(REPLICA_PREFIX)
+        while found := self.storage.scan(cursor, end, RECORDS_AT_ONCE):
+            for _, packed in found:
+                yield drillpb.ReplicaRecord.FromString(packed)
+            cursor = found[-1][0] + b"\0"
+            await asyncio.sleep(0)
 
     async def found(self, region: Region) -> None:
         """Writes the first region down, durably, before PD is told of it."""
@@ -506,7 +517,10 @@ class Engine:
             self._log.info("snapshot sent", region_id=region_id, to_peer_id=peer.id)
         except RpcError as error:
             if self._refused.get(peer.id) != str(error):  # Raft tries again soon: one line for each reason
+                self._refused.pop(peer.id, None)
                 self._refused[peer.id] = str(error)
+                if len(self._refused) > KEPT_REFUSALS:  # a forgotten one costs a line of the log
+                    del self._refused[next(iter(self._refused))]
                 self._log.warn("failed to send snapshot", region_id=region_id, to_peer_id=peer.id, err=error)
         finally:
             self._sending -= 1

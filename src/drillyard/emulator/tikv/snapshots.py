@@ -1,7 +1,8 @@
 """A region's snapshot on its way: read from a view in parts, kept as parts where it arrives, moved into place at last.
 
 Rules: a part holds little more than `PART_BYTES` of pairs (or one larger pair), and the loop runs between two parts.
-The first part has the region. The carrier may cut the bytes anywhere, so each part begins with its length. What arrives
+The first part has the region. The carrier may cut the bytes anywhere, so each part begins with its length; one that
+says it is larger than any part can be is refused before it is gathered. What arrives
 is written under keys of its own and touches nothing that is served; moving it into place can be begun again after a
 crash, because the parts stay until the replica's record says that it is done.
 """
@@ -28,9 +29,10 @@ from drillyard.emulator.tikv.records import (
     unpack_region,
 )
 from drillyard.wire import drillpb
-from drillyard.wire.rpc import RpcError, Status
+from drillyard.wire.rpc import MAX_MESSAGE, RpcError, Status
 
 PART_BYTES = 128 << 10
+MAX_PART_BYTES = PART_BYTES + MAX_MESSAGE  # a pair came here in one message, when it was written
 _LENGTH = struct.Struct(">I")
 
 
@@ -61,7 +63,10 @@ async def _parts_in(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         gathered += chunk
         while len(gathered) >= _LENGTH.size:
-            end = _LENGTH.size + _LENGTH.unpack_from(gathered)[0]
+            length = _LENGTH.unpack_from(gathered)[0]
+            if length > MAX_PART_BYTES:
+                raise RpcError(Status.INVALID_ARGUMENT, f"a part of the snapshot of {length} bytes")
+            end = _LENGTH.size + length
             if len(gathered) < end:
                 break
             yield bytes(gathered[_LENGTH.size : end])
