@@ -287,6 +287,25 @@ def test_a_message_from_the_other_side_ends_the_pause() -> None:
     play(scenario, replace(QUICK, shortest_pause_s=1000, longest_pause_s=1000, stale_s=1000))
 
 
+def test_a_sign_of_life_during_an_attempt_that_fails_ends_the_pause_after_it() -> None:
+    async def scenario(scene: Scene) -> None:
+        """The pause would last longer than the test."""
+        attempts: list[int] = []
+
+        async def nowhere(member: int) -> str | None:
+            attempts.append(member)
+            if len(attempts) == 1:
+                scene.sender.hurry(member)
+            return None
+
+        scene.sender._resolve = nowhere
+        scene.sender.send(2, envelope(1))
+        await until(lambda: scene.unreachable == [2, 2])
+        assert len(attempts) == 2
+
+    play(scenario, replace(QUICK, shortest_pause_s=1000, longest_pause_s=1000, stale_s=1000))
+
+
 def test_a_full_queue_drops_and_says_so_and_sending_never_waits() -> None:
     async def scenario(scene: Scene) -> None:
         gate = asyncio.Event()

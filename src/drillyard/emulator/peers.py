@@ -280,6 +280,7 @@ class _Route:
         while True:
             await self._wake.wait()
             began = self._loop.time()
+            self._hurry.clear()  # a sign of life that comes during an attempt counts: that one may have been too early
             try:
                 await self._stream()
             except RpcError as error:
@@ -287,7 +288,7 @@ class _Route:
             self._transport.report_unreachable(self._target)
             if self._loop.time() - began > options.longest_pause_s:
                 pause_s = options.shortest_pause_s  # it had lasted
-            self._hurry.clear()
+                self._hurry.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._hurry.wait()
