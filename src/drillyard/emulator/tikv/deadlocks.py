@@ -1,8 +1,9 @@
 """Which store keeps the graph of waiting transactions, and how the others ask it.
 
 The detector is the store that leads the region at the start of the key space, as with TiKV. When it changes, the new
-one begins with an empty graph, and those who still wait tell it again. A detector that cannot be asked says nothing:
-the wait then ends by its time-out at the latest.
+one begins with an empty graph, also when it was the detector before (it has not heard which waits ended meanwhile), and
+those who still wait tell it again. A detector that cannot be asked says nothing: the wait then ends by its time-out at
+the latest.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Deadlocks:
         self._transport = transport
         self._find = find
         self._graph = WaitForGraph()
+        self._reign = (0, 0)  # the region and the term of its leader in which the graph was begun
         self._detector: tuple[int, Channel] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -42,28 +44,42 @@ class Deadlocks:
 
     async def detect(self, wait: Wait) -> Circle | None:
         """The circle that the wait would close."""
-        if self._is_detector():
-            return self._graph.detect(wait, self._now_ms())
+        graph = self._own_graph()
+        if graph is not None:
+            return graph.detect(wait, self._now_ms())
         answer = await self._ask(drillpb.DetectRequest(cluster_id=self._engine.identity.cluster_id, wait=_pack(wait)))
         return Circle(tuple(map(_unpack, answer.circle))) if answer is not None and answer.circle else None
 
-    def leave(self, wait: Wait) -> None:
-        """The wait is over. Nobody waits for this to be heard."""
-        if self._is_detector():
-            self._graph.leave(wait)
+    def leave(self, wait: Wait, asked: asyncio.Task[Circle | None] | None = None) -> None:
+        """The wait is over. Nobody waits for this to be heard. A question about it that is under way (`asked`) comes
+        first, or the detector would keep what it asks about."""
+        graph = self._own_graph()
+        if graph is not None and (asked is None or asked.done()):
+            graph.leave(wait)
             return
-        request = drillpb.DetectRequest(cluster_id=self._engine.identity.cluster_id, wait=_pack(wait), ends=True)
-
-        async def tell() -> None:
-            await self._ask(request)
-
-        task = self._loop.create_task(tell())
+        task = self._loop.create_task(self._tell_end(wait, asked))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _is_detector(self) -> bool:
-        replicas = self._engine.store.replicas.values()
-        return any(each.is_leader and each.region.is_initialized and not each.region.start for each in replicas)
+    async def _tell_end(self, wait: Wait, asked: asyncio.Task[Circle | None] | None) -> None:
+        if asked is not None:
+            await asyncio.wait((asked,))
+        graph = self._own_graph()
+        if graph is not None:
+            graph.leave(wait)
+        else:
+            cluster_id = self._engine.identity.cluster_id
+            await self._ask(drillpb.DetectRequest(cluster_id=cluster_id, wait=_pack(wait), ends=True))
+
+    def _own_graph(self) -> WaitForGraph | None:
+        """The graph, if this store is the detector: a new one with each time that it begins to lead."""
+        for replica in self._engine.store.replicas.values():
+            if replica.is_leader and replica.region.is_initialized and not replica.region.start:
+                reign = (replica.region.id, replica.raft.term)
+                if reign != self._reign:
+                    self._graph, self._reign = WaitForGraph(), reign
+                return self._graph
+        return None
 
     def _now_ms(self) -> int:
         return int(self._loop.time() * 1000)
@@ -103,15 +119,16 @@ class Deadlocks:
     async def _serve(self, request: drillpb.DetectRequest) -> drillpb.DetectResponse:
         if request.cluster_id != self._engine.identity.cluster_id:
             raise RpcError(Status.FAILED_PRECONDITION, "this store is of another cluster")
-        if not self._is_detector():
+        graph = self._own_graph()
+        if graph is None:
             return drillpb.DetectResponse()
         wait = _unpack(request.wait)
         if request.ends:
-            self._graph.leave(wait)
+            graph.leave(wait)
             return drillpb.DetectResponse(is_detector=True)
         now_ms = self._now_ms()
-        self._graph.forget(now_ms)
-        circle = self._graph.detect(wait, now_ms)
+        graph.forget(now_ms)
+        circle = graph.detect(wait, now_ms)
         return drillpb.DetectResponse(circle=map(_pack, circle.waits) if circle else (), is_detector=True)
 
 

@@ -2,13 +2,15 @@
 
 Rules: a wait begins in the same turn in which the lock was met, so that no release can fall in between. It ends by the
 first of: the release of the lock, its time-out, a deadlock, a region that is not led here any more under the epoch of
-the request. The detector hears of a wait before anybody relies on it, again now and then, and of its end.
+the request. The detector hears of a wait when it begins, again now and then, and of its end; a wait goes on while the
+detector is asked, and ends no later for one that does not answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 from drillyard.emulator.store.lock_waiting import Circle, Wait, Waiter, WaitQueue
 from drillyard.emulator.store.mvcc import plain_of
@@ -76,23 +78,26 @@ class LockWaits:
         """Returns what ended the wait; raises `Rejected` if the region is not served here any more."""
         wait = Wait(waiting.waiter.start_ts, waiting.waiter.holder_ts, plain_of(waiting.waiter.key))
         tell_at = self._loop.time() if may_deadlock else waiting.deadline_s
+        asked: asyncio.Task[Circle | None] | None = None
         try:
             while True:
                 now = self._loop.time()
-                if now >= tell_at and not waiting.ended.done():
-                    circle = await self._deadlocks.detect(wait)
-                    if circle is not None:
-                        return circle
+                if now >= tell_at and asked is None and not waiting.ended.done():
+                    asked = self._loop.create_task(self._deadlocks.detect(wait))
                     tell_at = now + TELL_AGAIN_S
-                left_s = waiting.deadline_s - self._loop.time()
-                if left_s > 0:
-                    await asyncio.wait((waiting.ended,), timeout=min(left_s, LOOK_S))
+                left_s = max(0.0, waiting.deadline_s - now)
+                awaited: tuple[asyncio.Future[Any], ...] = (waiting.ended, asked) if asked else (waiting.ended,)
+                await asyncio.wait(awaited, timeout=min(left_s, LOOK_S), return_when=asyncio.FIRST_COMPLETED)
                 if waiting.ended.done():
                     return waiting.ended.result()
+                if asked is not None and asked.done():
+                    circle, asked = asked.result(), None
+                    if circle is not None:
+                        return circle
                 if self._loop.time() >= waiting.deadline_s:
                     return None
                 self.access.check(context)
         finally:
             self.give_up(waiting)
             if may_deadlock:
-                self._deadlocks.leave(wait)
+                self._deadlocks.leave(wait, asked)
