@@ -11,7 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import containers, failover, figures, fresh, kept, regions, ruler, simulation, soak, start, throughput
+from bench import (
+    containers,
+    failover,
+    figures,
+    fresh,
+    kept,
+    regions,
+    ruler,
+    simulation,
+    soak,
+    start,
+    sweeps,
+    throughput,
+)
 from bench.figures import Results
 from bench.plan import Bench, BenchFailed
 from drillyard.clients.calls import CallFailed
@@ -30,6 +43,9 @@ def benches(soak_minutes: float = 60.0) -> tuple[Bench, ...]:
         Bench("regions", "1, 100 and 1,000 regions, idle and after the loss of a store", regions.measure, rounds=1),
         Bench("simulation", "whole clusters on virtual time", simulation.simulation),
         Bench("checker", "linearizability of histories", simulation.checker),
+        Bench("in-flight", "a sweep: 1 to 256 operations in flight", sweeps.in_flight),
+        Bench("keys", "a sweep: 100 to 1,000,000 keys", sweeps.keys, rounds=1),
+        Bench("members", "a sweep: 3 to 9 stores, and PD members", sweeps.members),
         Bench("ruler", "the outage ruler and an independent client", ruler.measure, is_usual=False),
         Bench("compose", "starts in containers; Docker and scripts/build-images", containers.measure, is_usual=False),
         Bench("soak", "an hour of load, or --minutes", partial(soak.measure, soak_minutes), rounds=1, is_usual=False),

@@ -82,6 +82,12 @@ class Deployment:
         return figures
 
 
+def cpu_s(members: dict[str, dict[str, Any]]) -> float:
+    """What all members have used so far, in user and system mode."""
+    times = [psutil.Process(row["pid"]).cpu_times() for row in members.values()]
+    return sum(each.user + each.system for each in times)
+
+
 def pd_addresses(members: dict[str, dict[str, Any]]) -> list[str]:
     return [row["addresses"]["client"] for row in members.values() if row["role"] == "pd"]
 

@@ -8,9 +8,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
-from bench.deployment import Deployment, pd_addresses, standing
+from bench.deployment import Deployment, cpu_s, pd_addresses, standing
 from bench.failover import PROBE_S, region_leader
 from bench.figures import Figure, Results
 from bench.plan import BenchFailed
@@ -74,20 +72,15 @@ def wait_asleep(members: dict[str, dict[str, Any]], count: int) -> None:
 
 def _idle(deployment: Deployment, members: dict[str, dict[str, Any]], count: int, results: Results) -> None:
     terms, lags, began = _terms(members, count), _lags(members), time.perf_counter()
-    used_s = _cpu_s(members)
+    used_s = cpu_s(members)
     time.sleep(IDLE_S)
-    used_s = _cpu_s(members) - used_s
+    used_s = cpu_s(members) - used_s
     results.add(CPU.of(count), 100 * used_s / (time.perf_counter() - began))
     worst, longest = _worst(lags, _lags(members))
     results.add(IDLE_LAG.of(count), worst)
     results.add(LONGEST_IDLE_LAG.of(count), longest)
     results.add(ELECTIONS.of(count), _terms(members, count) - terms)
     results.add(MEMORY.of(count), max(pss for _, pss in deployment.memory_mb()))
-
-
-def _cpu_s(members: dict[str, dict[str, Any]]) -> float:
-    times = [psutil.Process(row["pid"]).cpu_times() for row in members.values()]
-    return sum(each.user + each.system for each in times)
 
 
 def _terms(members: dict[str, dict[str, Any]], count: int) -> int:
