@@ -34,7 +34,7 @@ TROUBLE = (BenchFailed, CallFailed, OSError, subprocess.SubprocessError)
 
 def benches(soak_minutes: float = 60.0) -> tuple[Bench, ...]:
     return (
-        Bench("commands", "--help and status", start.commands, rounds=1),
+        Bench("commands", "--help, status and the other commands", start.commands, rounds=1),
         Bench("start", "up, from command to ready, and down", start.start, rounds=20),
         Bench("memory", "idle members", start.memory),
         Bench("failover", "SIGKILL of leaders until clients are served", failover.measure),

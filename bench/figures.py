@@ -42,6 +42,7 @@ UP = Figure("up", "`drillyard up`, the command's start to its end, six gates ope
 LAG = Figure("lag", "ready reported after the members' logs make it true", "s", 0.1)
 STOP = Figure("stop", "`drillyard down --delete-data` of the six", "s", 1.0)
 FRESH = Figure("fresh", "a fresh cluster for a test, made and proven", "s", 2.0)
+FRESH_GONE = Figure("fresh-gone", "the removal of a test's cluster, proven", "s")
 RESET = Figure("reset", "`reset` of a running cluster with 1,000 keys, empty and proven", "s", 0.3)
 RSS = Figure("rss-idle", "memory of an idle member, resident, the largest of six", "MB")
 PSS = Figure("pss-idle", "memory of an idle member, proportional, the largest of six", "MB", 55.0)
@@ -62,6 +63,11 @@ BANK = Figure("bank", "linearizability of a bank's history of 400 operations, un
 
 OUTAGE = Figure("outage", "outage of a killed region leader, by the ruler", "s")
 DISAGREEMENT = Figure("disagreement", "ruler and an independent client, difference of one outage", "ms", 50.0)
+
+
+def command(words: str) -> Figure:
+    """A command of a healthy cluster, from its start to its end."""
+    return Figure(f"command-{words.partition(' ')[0]}", f"`drillyard {words}`", "s")
 
 
 @dataclass(slots=True)

@@ -20,7 +20,9 @@ KEYS = 1000  # to be deleted by a reset
 def measure(results: Results) -> None:
     began = time.perf_counter()
     with drillyard.cluster_sync():
-        results.add(figures.FRESH, time.perf_counter() - began)
+        made = time.perf_counter()
+    results.add(figures.FRESH, made - began)
+    results.add(figures.FRESH_GONE, time.perf_counter() - made)
     with standing() as deployment:
         results.add(figures.RESET, asyncio.run(_reset(deployment)))
 

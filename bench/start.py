@@ -1,4 +1,4 @@
-"""The command line itself: help, status, start and stop; and what idle members hold."""
+"""The command line itself: help, status and the other commands, start and stop; and what idle members hold."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from bench import figures
 from bench.deployment import COMMAND, Deployment, reported_s, standing, temporary
 from bench.figures import Results
 
+MEMBER = "tikv0"
+COMMANDS = ("list", "connect", "logs", "verify", "diagnose", f"restart {MEMBER}", f"kill {MEMBER}", f"start {MEMBER}")
 IDLE_S = 5.0  # from ready until memory is read
 
 
@@ -19,6 +21,10 @@ def commands(results: Results) -> None:
             subprocess.run([COMMAND, "--help"], check=True, capture_output=True)
             results.add(figures.HELP, time.perf_counter() - began)
             results.add(figures.STATUS, deployment.run("status").took_s)
+            for words in COMMANDS:
+                results.add(figures.command(words), deployment.run(*words.split()).took_s)
+                if words in (f"restart {MEMBER}", f"start {MEMBER}"):
+                    deployment.run("verify", "--wait")
 
 
 def start(results: Results) -> None:
