@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
+import traceback
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,6 @@ from bench import (
 )
 from bench.figures import Results
 from bench.plan import Bench, BenchFailed
-from drillyard.clients.calls import CallFailed
-
-TROUBLE = (BenchFailed, CallFailed, OSError, subprocess.SubprocessError)
 
 
 def benches(soak_minutes: float = 60.0) -> tuple[Bench, ...]:
@@ -56,7 +53,7 @@ def main() -> int:
     options = _options()
     known = benches(options.minutes)
     chosen = [bench for bench in known if (bench.name in options.bench if options.bench else bench.is_usual)]
-    told = [_taken(bench, options.runs or bench.rounds, options.keep) for bench in chosen]
+    told = [taken(bench, options.runs or bench.rounds, options.keep) for bench in chosen]
     print(figures.table(row for one in told for row in one["figures"]))
     for one in told:
         for what, why in one.get("missing", {}).items():
@@ -70,7 +67,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _taken(bench: Bench, rounds: int, is_kept: bool) -> dict[str, Any]:
+def taken(bench: Bench, rounds: int, is_kept: bool) -> dict[str, Any]:
     """All rounds of one bench. One that fails ends, and the other benches go on; what it has by then is kept."""
     results, began = Results(), time.monotonic()
     told = kept.document(bench.name, results, 0.0, "")
@@ -79,9 +76,11 @@ def _taken(bench: Bench, rounds: int, is_kept: bool) -> dict[str, Any]:
         failure = ""
         try:
             bench.measure(results)
-        except TROUBLE as trouble:
+        except Exception as trouble:  # whatever it is, it is told, and the other benches are worth their time
             failure = f"round {number}: {type(trouble).__name__}: {trouble}"
             _say(f"{bench.name}: {failure}")
+            if not isinstance(trouble, BenchFailed):
+                traceback.print_exc()
         told = kept.document(bench.name, results, time.monotonic() - began, failure)
         if is_kept:
             kept.keep(told)

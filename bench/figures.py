@@ -9,7 +9,7 @@ reason, and never a zero.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,12 +128,12 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def measured(row: dict[str, Any]) -> str:
+def measured(row: Mapping[str, Any]) -> str:
     p95 = f" (p95 {written(row['p95'], row['unit'])})" if "p95" in row else ""
     return written(row["median"], row["unit"]) + p95
 
 
-def wanted(row: dict[str, Any]) -> str:
+def wanted(row: Mapping[str, Any]) -> str:
     if row["target"] is None:
         return ""
     sign = "≥" if row["is_rate"] else "≤"

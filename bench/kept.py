@@ -6,6 +6,7 @@ file, beside the rounds that it did; one that has nothing leaves the file that w
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -56,6 +57,7 @@ def read() -> dict[str, dict[str, Any]]:
     return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
+@functools.cache
 def machine() -> dict[str, str | int | float | None]:
     return {
         "system": f"{platform.system()} {platform.release()}",
@@ -67,9 +69,15 @@ def machine() -> dict[str, str | int | float | None]:
     }
 
 
+@functools.cache
 def _commit() -> str:
-    asked = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """Of what is measured; results that were just written do not make it another."""
     try:
-        return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        commit = _git("rev-parse", "--short", "HEAD")
+        return f"{commit}, changed" if _git("status", "--porcelain", "--", "src", "bench/*.py") else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

@@ -72,11 +72,12 @@ def keys(results: Results) -> None:
 
 def members_figures(kind: str) -> tuple[Figure, Figure, Figure, Figure]:
     """Start, CPU and memory of all members, and a put, by how many members of a kind there are."""
+    key = kind.partition(" ")[0].lower()
     return (
-        Figure(f"members-{kind}-up", f"`drillyard up`, by {kind}", "s"),
-        Figure(f"members-{kind}-cpu", f"CPU of all members, idle, by {kind}", "% of a core"),
-        Figure(f"members-{kind}-pss", f"memory of all members, proportional, by {kind}", "MB"),
-        Figure(f"members-{kind}-put", f"p50 of a put, one in flight (tikv-client), by {kind}", "ms"),
+        Figure(f"members-{key}-up", f"`drillyard up`, by {kind}", "s"),
+        Figure(f"members-{key}-cpu", f"CPU of all members, idle, by {kind}", "% of a core"),
+        Figure(f"members-{key}-pss", f"memory of all members, proportional, by {kind}", "MB"),
+        Figure(f"members-{key}-put", f"p50 of a put, one in flight (tikv-client), by {kind}", "ms"),
     )
 
 

@@ -14,7 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./yard docs", description="The documentation of Drillyard.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("build", help="build the site into site/, warnings are errors (when no command is given)")
-    commands.add_parser("pages", help="write docs/commands.md, causes.md, api.md and fidelity.md afresh")
+    commands.add_parser("pages", help="write afresh what is made from the program and from bench/results")
     taken = commands.add_parser("shots", help="take the pictures in docs/shots/ of real commands")
     taken.add_argument("shot", nargs="*", metavar="SHOT", help=f"which (all): {', '.join(shots.NAMES)}")
     options = parser.parse_args()

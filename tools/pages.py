@@ -1,12 +1,13 @@
-"""The pages of docs/ that are made from the program: commands, causes, Python API, fidelity. Committed, so that they
-read well without a site; a test fails while one is stale, and `./yard docs pages` writes them afresh."""
+"""The pages of docs/ that are made from the program: commands, causes, Python API, fidelity; and the figures that
+README and docs/performance.md quote. Committed, so that they read well without a site; a test fails while one is stale,
+and `./yard docs pages` writes them afresh."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tools import api_page, causes_page, commands_page, fidelity_page
+from tools import api_page, causes_page, commands_page, fidelity_page, performance_page
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -22,7 +23,8 @@ PAGES: Mapping[str, tuple[str, Callable[[], str]]] = {
 
 def wanted() -> dict[Path, str]:
     """What every generated page should hold now."""
-    return {DOCS / name: NOTE.format(source=source) + text() for name, (source, text) in PAGES.items()}
+    whole = {DOCS / name: NOTE.format(source=source) + text() for name, (source, text) in PAGES.items()}
+    return whole | performance_page.pages()
 
 
 def stale() -> list[Path]:
@@ -31,6 +33,7 @@ def stale() -> list[Path]:
 
 def write() -> int:
     for path in stale():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(wanted()[path], encoding="utf-8")
         print(f"wrote {path.relative_to(ROOT)}")
     return 0

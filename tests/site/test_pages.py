@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tools import api_page, causes_page, commands_page, pages, shots, site
+from tools import api_page, causes_page, commands_page, pages, performance_page, shots, site
 
 from drillyard.faces import api
 from drillyard.judge import causes, ends
@@ -102,4 +102,4 @@ def shown_pictures(document: Path) -> list[Path]:
 
 def test_every_picture_is_shown_somewhere() -> None:
     shown = {path.resolve() for one in (pages.ROOT / "README.md", *DOCS.rglob("*.md")) for path in shown_pictures(one)}
-    assert shown == set(shots.SHOTS.glob("*.svg"))
+    assert shown == {*shots.SHOTS.glob("*.svg"), *performance_page.PLOTS.glob("*.svg")}
