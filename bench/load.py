@@ -27,7 +27,7 @@ from bench.plan import BenchFailed
 
 LOADS = Path(__file__).with_name("loads")
 BUILD = ROOT / "scripts" / "build-client-go"
-IN_FLIGHT, KEYS, SECONDS = 64, 5000, 2.0
+IN_FLIGHT, KEYS, SECONDS = 64, 5000, 1.5
 LIMIT_S = 600.0
 
 

@@ -18,8 +18,8 @@ from drillyard.faces.api import Yard
 
 COUNTS = (1, 100, 1000)
 SETTLE_S = 300.0  # at most, until the leaders are spread and nothing is awake
-CALM_S = 5.0
-SPANS, IDLE_S = 5, 6.0
+CALM_S = 4.0
+SPANS, IDLE_S = 5, 4.0
 LOSSES = 5
 READERS = 32
 LIMIT_S = 60.0

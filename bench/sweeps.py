@@ -15,11 +15,11 @@ from bench.start import largest
 from bench.throughput import clients
 
 IN_FLIGHT = (1, 4, 16, 64, 256)
-IN_FLIGHT_S = 1.0
+IN_FLIGHT_S = 0.7
 KEYS = (100, 10_000, 1_000_000)
 KEYS_SPANS, KEYS_S = 5, 1.0
 MEMBERS = (3, 5, 9)
-IDLE_S, ALONE_S = 2.0, 1.0
+IDLE_S, ALONE_S = 1.5, 1.0
 
 
 def in_flight_figures(client: Client, action: str) -> tuple[Figure, Figure, Figure]:

@@ -167,15 +167,16 @@ def _table(name: str, results: Kept) -> str:
         if row["met"] is False:
             median = f"**{median}**"
         lines.append(f"| {what} | {median} | {written(row['worst'], row['unit'])} | {row['runs']} | {wanted(row)} |")
-    return "\n".join(lines) + _missing(name, results)
+    return "\n".join(lines) + _missing(set(TABLES[name]), results)
 
 
-def _missing(name: str, results: Kept) -> str:
-    """Which of the table's benches did without something."""
-    keys = set(TABLES[name])
+def _missing(keys: set[str], results: Kept) -> str:
+    """Which of the table's benches did without something, or ended early."""
     benches = [one for one in results.values() if any(row["key"] in keys for row in one["figures"])]
     lost = {what: why for one in benches for what, why in one.get("missing", {}).items()}
-    return "".join(f"\n\nNot measured: {what}, because {why}." for what, why in lost.items())
+    said = [f"Not measured: {what}, because {why}." for what, why in lost.items()]
+    said += [f"`{one['command']}` ended early, in {one['failure']}." for one in benches if "failure" in one]
+    return "".join(f"\n\n{sentence}" for sentence in said)
 
 
 def _sizes(bench: str, results: Kept) -> str:
@@ -190,7 +191,7 @@ def _sizes(bench: str, results: Kept) -> str:
         name = f"{name} ({by})" if has_kinds else name
         cells = (written(of_key[size]["median"], of_key[size]["unit"]) if size in of_key else "" for size in sizes)
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + _missing(set(named), results)
 
 
 BLOCKS: Mapping[str, Callable[[str, Kept], str]] = {"machine": _machine, "table": _table, "sizes": _sizes}

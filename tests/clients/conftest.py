@@ -9,7 +9,11 @@ import pytest
 from client_cluster import ClientCluster, started
 
 # tikv-client is a compiled extension for few machines; tikv-python runs everywhere.
-collect_ignore = [] if importlib.util.find_spec("tikv_client") else ["test_tikv_client.py", "test_tikv_client_txn.py"]
+collect_ignore = (
+    []
+    if importlib.util.find_spec("tikv_client")
+    else ["test_load.py", "test_tikv_client.py", "test_tikv_client_txn.py"]
+)
 
 
 @pytest.fixture(scope="module")
