@@ -1,7 +1,7 @@
 """A stand-in for a server: takes the real flags, listens on its ports, and ends as `--stand-in=` says.
 
 exit:N ends with code N after listening; ignore-term outlives SIGTERM; by default it ends with code 0 on SIGTERM. It
-prints "serving" once it listens, and writes its pid into its data directory.
+writes its pid into its data directory before it listens, and prints "serving" once it does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ def main() -> None:
     flags = dict(a.lstrip("-").split("=", 1) for a in sys.argv[1:] if a.startswith("--") and "=" in a)
     behaviour = flags.get("stand-in", "")
     signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "ignore-term" else lambda *_: os._exit(0))
+    data_dir = Path(flags["data-dir"])
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "starts").open("a") as starts:
+        starts.write(f"{os.getpid()}\n")
     listeners = []
     for flag in ("client-urls", "peer-urls", "addr", "status-addr"):
         if flag in flags:
@@ -26,10 +30,6 @@ def main() -> None:
             listener.bind((host, int(port)))
             listener.listen()
             listeners.append(listener)
-    data_dir = Path(flags["data-dir"])
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / "starts").open("a") as starts:
-        starts.write(f"{os.getpid()}\n")
     print("serving", flush=True)
     if behaviour.startswith("exit:"):
         sys.exit(int(behaviour.removeprefix("exit:")))
