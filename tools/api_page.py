@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from drillyard.faces import api
+from drillyard.flows.conformance.table import ConformanceReport
 from drillyard.flows.evidence import EvidenceLost
+from drillyard.flows.measure import OutageReport
 from drillyard.judge.ends import Cause
 from drillyard.runtimes import abilities
 from drillyard.topology import TopologyError
@@ -56,6 +58,7 @@ ENTRANCE = ("cluster", "cluster_sync")
 HANDLES = ("Cluster", "SyncCluster", "Yard", "Wanted")
 ERRORS = ("NotReady", "TopologyError", "RuntimeRefusal", "EvidenceLost")
 RECORD_MODULES = ("drillyard.flows.", "drillyard.judge.", "drillyard.faces.")
+LATE = {one.__name__: one for one in (ConformanceReport, OutageReport)}  # the API knows these by name until it is asked
 NOT_SHOWN = {"Scope", "UpRequest", "request"}  # how the parts are put together
 
 
@@ -103,7 +106,7 @@ def _hints(one: type) -> Iterator[Any]:
 
 def _resolved(one: Any) -> dict[str, Any]:
     module = inspect.getmodule(one)
-    return typing.get_type_hints(one, vars(typing) | (vars(module) if module else {}))
+    return typing.get_type_hints(one, vars(typing) | LATE | (vars(module) if module else {}))
 
 
 def _classes_in(hint: Any) -> Iterator[type]:

@@ -14,7 +14,7 @@ import pytest
 from bench.independent import Independent
 from client_cluster import ClientCluster, started
 
-from drillyard.faces.api import OutageReport
+from drillyard.flows.measure import OutageReport
 from drillyard.flows.report import Ending
 
 AGREED_S = 0.05

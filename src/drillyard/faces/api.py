@@ -23,15 +23,11 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 from drillyard.flows import inspect, operate, up
-from drillyard.flows import measure as ruler
-from drillyard.flows.conformance.suite import conformance
-from drillyard.flows.conformance.table import ConformanceReport, markdown
 from drillyard.flows.evidence import EvidenceLost
 from drillyard.flows.inspect import Connection, Listing, LogLine, Standing
-from drillyard.flows.measure import Order, OutageReport
 from drillyard.flows.operate import Operation
 from drillyard.flows.prove import prove
 from drillyard.flows.report import Diagnosis, DownReport, Ending, Listener, MemberRow, ProofReport, Report, ResetReport
@@ -44,12 +40,15 @@ from drillyard.runtimes.compose_plans import Images
 from drillyard.topology import Problem, Profile, Role, Topology, TopologyError
 from drillyard.waiting import to_its_end
 
+if TYPE_CHECKING:  # what few programs ask for is imported when they do: every command pays for imports
+    from drillyard.flows.conformance.table import ConformanceReport
+    from drillyard.flows.measure import OutageReport
+
 T = TypeVar("T")
 
 __all__ = [
     "DEFAULT_NAME",
     "Cluster",
-    "ConformanceReport",
     "Diagnosis",
     "DownReport",
     "Ending",
@@ -59,7 +58,6 @@ __all__ = [
     "MemberRow",
     "NotReady",
     "Operation",
-    "OutageReport",
     "ProofReport",
     "Report",
     "ResetReport",
@@ -183,6 +181,9 @@ class Yard:
     async def conformance(self, report: str | os.PathLike[str] | None = None) -> ConformanceReport:
         """Run official clients, pd-ctl and a real PD, those that are on this machine, on clusters made for it; `report`
         is where the table is written as a page."""
+        from drillyard.flows.conformance.suite import conformance
+        from drillyard.flows.conformance.table import markdown
+
         page = Path(report) if report is not None else None
         if page is not None:
             await asyncio.to_thread(page.touch)  # a run of a minute must not end with a path that cannot be written
@@ -281,8 +282,9 @@ class Cluster:
     ) -> OutageReport:
         """Do it, and measure what clients lose by it: kill, stop, pause or restart. `timeout_s` is how long the service
         may be away, `watch_s` how long after it is back PD is given to notice."""
-        order = Order(self.name, Operation(operation), member, timeout_s, watch_s)
-        return await ruler.measure(self._scope, order)
+        from drillyard.flows.measure import Order, measure
+
+        return await measure(self._scope, Order(self.name, Operation(operation), member, timeout_s, watch_s))
 
     async def logs(self, member: str | None = None, lines: int = 100) -> tuple[LogLine, ...]:
         """The last lines of each log, of one member or of all; also of a deployment that is down."""

@@ -10,9 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from drillyard.flows.conformance.table import ConformanceReport
 from drillyard.flows.inspect import Connection, LogLine, Standing
-from drillyard.flows.measure import OutageReport
 from drillyard.flows.report import (
     Diagnosis,
     DownReport,
@@ -24,12 +22,14 @@ from drillyard.flows.report import (
     ResetReport,
     Trouble,
 )
-from drillyard.judge.outage import Outage
 from drillyard.judge.survivability import Margin, Quorums, Survivability
 from drillyard.observation import PdChange
 
 if TYPE_CHECKING:
+    from drillyard.flows.conformance.table import ConformanceReport
+    from drillyard.flows.measure import OutageReport
     from drillyard.flows.simulate import SimulationReport
+    from drillyard.judge.outage import Outage
 
 FORMAT = 1
 

@@ -10,7 +10,9 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drillyard.runtimes import compose_plans
 from drillyard.runtimes.abilities import (
@@ -26,13 +28,15 @@ from drillyard.runtimes.abilities import (
     RuntimeRefusal,
     StopReport,
 )
-from drillyard.runtimes.compose import ComposeRuntime
 from drillyard.runtimes.compose_plans import ComposePlan, Images
 from drillyard.runtimes.home import Home
 from drillyard.runtimes.local import LocalRuntime
 from drillyard.runtimes.owners import Orphan
 from drillyard.runtimes.plans import Executables, Plan
 from drillyard.topology import Topology
+
+if TYPE_CHECKING:
+    from drillyard.runtimes.compose import ComposeRuntime
 
 LOCAL, COMPOSE = "local", "compose"
 NAMES = (LOCAL, COMPOSE)
@@ -53,7 +57,14 @@ class Runtimes:
     def __init__(self, home: Path | None = None, compose: ComposeRuntime | None = None) -> None:
         self.home = Home(home)
         self._local = LocalRuntime(self.home)
-        self._compose = compose or ComposeRuntime(self.home)
+        if compose is not None:
+            self._compose = compose
+
+    @cached_property
+    def _compose(self) -> ComposeRuntime:
+        from drillyard.runtimes.compose import ComposeRuntime  # late: most commands are about local members
+
+        return ComposeRuntime(self.home)
 
     @property
     def abilities(self) -> frozenset[Ability]:

@@ -13,13 +13,15 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drillyard.runtimes import compose_file, ports
 from drillyard.runtimes.abilities import Misuse, PortTaken, StartRefused
-from drillyard.runtimes.docker import Container
 from drillyard.runtimes.plans import read_plan, topology_in, topology_out, write_private
 from drillyard.topology import LOOPBACK, PREFERRED_PORTS, Member, Purpose, Role, Topology
+
+if TYPE_CHECKING:
+    from drillyard.runtimes.docker import Container
 
 FILE = "compose.json"
 COMPOSE_FILE = "docker-compose.yaml"
