@@ -281,6 +281,7 @@ def of_simulation(report: SimulationReport) -> dict[str, Any]:
         "undecided": report.undecided,
         "elapsed_s": round(report.elapsed_s, 3),
         "virtual_s": round(report.virtual_s, 3),
+        "times_real_time": round(report.times_real_time, 1),
         "totals": dict(report.totals),
         "trace": None if one is None else one.trace,
         "tale": [] if one is None else [{"at_s": at, "text": text} for at, text in one.tale],

@@ -2,8 +2,8 @@
 
 Rules: the emulator simulates and watches its invariants; the histories of the clients come back and are judged by
 `judge.consistency`, which shares no code with it. A seed fails by either, and every failure is told with the seed, the
-version and the command that replays it. Seeds go to as many processes as wanted in small batches, in order, so that a
-run that is ended early has run a range of seeds without large holes. Nothing outlives the run.
+version and the command that replays it. Seeds go to as many processes as wanted, a few at a time and in order, so that
+a run that is ended early has run a range of seeds without large holes. Nothing outlives the run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from drillyard.judge import consistency
 from drillyard.runtimes.abilities import Misuse, RuntimeRefusal
 from drillyard.waiting import Clock
 
-BATCH = 20  # seeds of one process
+BATCH = 20  # seeds that a process is given at a time
 STEPS_PER_KEY = 100_000
 LINE_BYTES = 64 << 20
 COUNTS = ("events", "messages", "elections", "splits", "merges", "moves", "steps", "crashes", "lost_batches", "calls")
@@ -103,6 +103,11 @@ class SimulationReport:
     def has_passed(self) -> bool:
         return not self.failures
 
+    @property
+    def times_real_time(self) -> float:
+        """Seconds that went by inside the clusters for each one here, by all processes together."""
+        return self.virtual_s / self.elapsed_s if self.elapsed_s else 0.0
+
 
 async def simulate(
     order: SimulationOrder, clock: Clock, tell: Callable[[SimulationReport], None] = lambda report: None
@@ -114,16 +119,20 @@ async def simulate(
     deadline = None if order.minutes is None else began + 60 * order.minutes
     batches = _batches(order)
 
+    def is_over() -> bool:
+        return deadline is not None and clock.monotonic() >= deadline
+
     async def work() -> None:
-        for batch in batches:
-            if deadline is not None and clock.monotonic() >= deadline:
-                return
-            async for told in _run(batch, with_tale=order.first == order.last):
-                _take(report, told)
-                report.elapsed_s = clock.monotonic() - began
-                tell(report)
-                if deadline is not None and clock.monotonic() >= deadline:
+        async with _simulator(with_tale=order.first == order.last) as simulator:
+            for batch in batches:
+                if is_over():
                     return
+                async for told in simulator.run(batch):
+                    _take(report, told)
+                    report.elapsed_s = clock.monotonic() - began
+                    tell(report)
+                    if is_over():
+                        return
 
     jobs = order.jobs or os.cpu_count() or 1
     async with asyncio.TaskGroup() as group:
@@ -139,30 +148,44 @@ def _batches(order: SimulationOrder) -> Iterator[tuple[int, int]]:
         yield first, min(first + BATCH - 1, order.last)
 
 
-async def _run(batch: tuple[int, int], *, with_tale: bool) -> Any:
-    """The documents of a batch, as they come."""
-    arguments = ["--seeds", f"{batch[0]}..{batch[1]}", "--history", *(["--tale"] if with_tale else [])]
+@contextlib.asynccontextmanager
+async def _simulator(*, with_tale: bool) -> AsyncIterator[_Simulator]:
+    """A process that is there for the block."""
+    arguments = ["--seeds", "-", "--history", *(["--tale"] if with_tale else [])]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "drillyard.emulator.simulation", *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=LINE_BYTES,
     )
-    assert process.stdout is not None
     try:
-        count = 0
-        async for line in process.stdout:
-            count += 1
-            yield json.loads(line)
-        code = await process.wait()
-        if count != batch[1] - batch[0] + 1:
-            wrong = f"the simulation of seed {batch[0] + count} ended with exit code {code} and said nothing"
-            raise RuntimeRefusal(wrong, f"see what it says: drillyard sim --seed {batch[0] + count}")
+        yield _Simulator(process)
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+class _Simulator:
+    """A process that simulates the seeds it is given."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def run(self, batch: tuple[int, int]) -> AsyncIterator[dict[str, Any]]:
+        """The documents of a batch, as they come."""
+        wanted, answers = self._process.stdin, self._process.stdout
+        assert wanted is not None
+        assert answers is not None
+        wanted.write(b"%d..%d\n" % batch)
+        for seed in range(batch[0], batch[1] + 1):
+            line = await answers.readline()
+            if not line:
+                code = await self._process.wait()
+                wrong = f"the simulation of seed {seed} ended with exit code {code} and said nothing"
+                raise RuntimeRefusal(wrong, f"see what it says: drillyard sim --seed {seed}")
+            yield json.loads(line)
 
 
 def _take(report: SimulationReport, told: dict[str, Any]) -> None:
@@ -235,10 +258,9 @@ def lines_of(report: SimulationReport) -> list[str]:
 
 
 def progress_of(report: SimulationReport) -> str:
-    speed = report.virtual_s / report.elapsed_s if report.elapsed_s else 0.0
     rate = 60 * report.seeds / report.elapsed_s if report.elapsed_s else 0.0
     failed = f", {len(report.failures)} failed" if report.failures else ""
     return (
         f"{report.seeds:,} seeds{failed}: {report.virtual_s:,.0f} s of virtual time in {report.elapsed_s:,.1f} s "
-        f"({speed:,.0f} times real time, {rate:,.0f} seeds a minute)"
+        f"({report.times_real_time:,.0f} times real time, {rate:,.0f} seeds a minute)"
     )

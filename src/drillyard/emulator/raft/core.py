@@ -75,7 +75,8 @@ class Raft:
         "_reads",
         "_snapshot",
         "_timeout",
-        "_told",
+        "_told_leader",
+        "_told_role",
         "_vote",
         "_votes",
         "_written",
@@ -114,8 +115,9 @@ class Raft:
         self._installing: tuple[int, int] | None = None  # (Ready, index) of a snapshot that is not yet durable
         self._given = self.applied  # the last entry handed out as committed
         self._number = restored.number
-        self._written = (state.term, state.vote, state.commit)
-        self._told = (self.role, self.leader)
+        self._written = state
+        self._told_role = self.role
+        self._told_leader = self.leader
         self._handlers: dict[MessageKind, Callable[[Message], None]] = {
             MessageKind.PRE_VOTE: self._on_vote_request,
             MessageKind.PRE_VOTE_REPLY: self._on_vote_reply,
@@ -555,18 +557,21 @@ class Raft:
     # ---- what the shell has to do ------------------------------------------------------------------------------
 
     def has_ready(self) -> bool:
+        """Asked several times for each Ready, so without detours."""
         log = self._log
         return bool(
             self._messages
             or self._deferred
-            or self._given < self._may_give()
-            or log.has_unsaved
+            or (self._given < log.commit and self._given < log.stable)
+            or log.unsaved <= log.last_index
             or self._snapshot is not None
             or (self._leadership is not None and self._leadership.has_due())
             or self._reads
             or self._aborted
-            or self._told != (self.role, self.leader)
-            or self._written[:2] != (self.term, self._vote)
+            or self._told_leader != self.leader
+            or self._told_role is not self.role
+            or self._written.term != self.term
+            or self._written.vote != self._vote
         )
 
     def ready(self) -> Ready:
@@ -588,7 +593,7 @@ class Raft:
         if not self._log.awaits_disk:  # nothing that the promises could wait for
             self._messages += self._deferred
             self._deferred = []
-        self._told = (self.role, self.leader)
+        self._told_role, self._told_leader = self.role, self.leader
         return self._take(hard_state, snapshot, entries)
 
     def _may_give(self) -> int:
@@ -618,11 +623,15 @@ class Raft:
         return ready
 
     def _hard_state_to_write(self, *, writes_anyway: bool) -> HardState | None:
-        now = (self.term, self._vote, self._log.commit)
-        if now[:2] == self._written[:2] and not (writes_anyway and now != self._written):
+        written, commit = self._written, self._log.commit
+        if (
+            written.term == self.term
+            and written.vote == self._vote
+            and not (writes_anyway and written.commit != commit)
+        ):
             return None
-        self._written = now
-        return HardState(*now)
+        self._written = HardState(self.term, self._vote, commit)
+        return self._written
 
     def persisted(self, number: int) -> None:
         """Everything that the Readys up to `number` asked to persist is durable."""

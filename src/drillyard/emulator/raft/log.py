@@ -40,7 +40,7 @@ def size_of(entry: Entry) -> int:
 class Log:
     """Entries after a compacted prefix; indices are those of the whole log."""
 
-    __slots__ = ("_before", "_before_term", "_entries", "_marks", "bytes", "commit", "stable", "unsaved")
+    __slots__ = ("_before", "_before_term", "_entries", "_marks", "bytes", "commit", "last_index", "stable", "unsaved")
 
     def __init__(self, before: int, before_term: int, entries: Sequence[Entry], commit: int) -> None:
         self._before = before  # the last compacted index, and its term
@@ -49,6 +49,7 @@ class Log:
         self._marks: deque[list[int]] = deque()  # [number of the batch, index that it makes durable]
         self.bytes = sum(map(size_of, self._entries))
         self.commit = commit
+        self.last_index = before + len(self._entries)
         self.stable = self.last_index
         self.unsaved = self.last_index + 1
         if commit < before or commit > self.last_index:
@@ -59,10 +60,6 @@ class Log:
     @property
     def first_index(self) -> int:
         return self._before + 1
-
-    @property
-    def last_index(self) -> int:
-        return self._before + len(self._entries)
 
     @property
     def last_term(self) -> int:
@@ -121,6 +118,7 @@ class Log:
     def append(self, entry: Entry) -> None:
         """Add the leader's own next entry. A leader never replaces anything in its own log."""
         self._entries.append(entry)
+        self.last_index += 1
         self.bytes += len(entry.data) + ENTRY_OVERHEAD_BYTES
 
     def accept(self, index: int, term: int, entries: tuple[Entry, ...]) -> bool:
@@ -140,6 +138,7 @@ class Log:
             if entries and entries[0].index <= last:
                 self._cut_from(entries[0].index)
         self._entries.extend(entries)
+        self.last_index += len(entries)
         for entry in entries:
             self.bytes += len(entry.data) + ENTRY_OVERHEAD_BYTES
         return True
@@ -159,6 +158,7 @@ class Log:
         place = index - self._before - 1
         self.bytes -= sum(map(size_of, self._entries[place:]))
         del self._entries[place:]
+        self.last_index = index - 1
         self._distrust_disk_from(index)
         self.unsaved = min(self.unsaved, index)
 
@@ -199,6 +199,7 @@ class Log:
         """Start over after a snapshot that ends with (`index`, `term`); it is durable when the next mark is."""
         self._before, self._before_term = index, term
         self._entries = []
+        self.last_index = index
         self.bytes = 0
         self.commit = index
         self.unsaved = index + 1

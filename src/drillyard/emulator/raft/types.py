@@ -130,7 +130,7 @@ class Ready:
        `entries[0].index` on are replaced). All of one Ready in one atomic batch, Readys in order.
     2. Send `messages` at once; they do not wait for the disk.
     3. When all of 1, of this Ready and of every one before, is durable: call `Raft.persisted(number)` and send
-       `deferred`. This holds for a Ready that has nothing to persist itself, too.
+       `deferred`. This holds for a Ready that has nothing to persist itself, too, unless it defers nothing either.
     4. Apply `committed` in order (for a membership change call `Raft.apply_change`, unless the state machine rejects
        it), and call `Raft.applied_to(index)`. They are durable here already. An entry without data and change is the
        mark that a new leader puts in its log: it only counts as applied.
@@ -155,6 +155,11 @@ class Ready:
     @property
     def must_persist(self) -> bool:
         return self.hard_state is not None or self.snapshot is not None or bool(self.entries)
+
+    @property
+    def waits_for_disk(self) -> bool:
+        """Whether anything of step 3 is to be done: `persisted` would change nothing otherwise."""
+        return self.must_persist or bool(self.deferred)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from drillyard.emulator.raft.types import Configuration, Entry, HardState, Ready, Restored
@@ -142,29 +143,33 @@ class Syncer:
     def __init__(self, member: Member, disk: Disk) -> None:
         self._member = member
         self._disk = disk
-        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._waiting: deque[tuple[int, Callable[[], object]]] = deque()
         self._is_syncing = False
 
-    def when_durable(self, call: Callable[[], None]) -> None:
-        """Once everything written so far is durable, in the order of the calls."""
+    def when_durable(self, call: Callable[[], object]) -> None:
+        """Once everything written so far is durable, in the order of the calls; somebody has to `begin`."""
         self._waiting.append((self._disk.written, call))
-        if not self._is_syncing:
-            self._is_syncing = True
-            self._member.later(0, self._begin)
 
-    def _begin(self) -> None:
-        upto = self._disk.written
-        if upto == self._disk.synced:
-            self._end(upto)
-            return
-        world = self._member.world
-        self._member.later(20 + world.dice.below(world.weather.sync_us), lambda: self._end(upto))
+    def begin(self) -> None:
+        """A turn is over: what was written in it shares a sync, unless one is running; that one is followed by another.
+
+        What waits for nothing is called now.
+        """
+        while self._waiting and not self._is_syncing:
+            upto = self._disk.written
+            if upto != self._disk.synced:
+                world = self._member.world
+                self._is_syncing = True
+                self._member.later(20 + world.dice.below(world.weather.sync_us), partial(self._end, upto))
+                return
+            self._call(upto)
 
     def _end(self, upto: int) -> None:
         self._disk.make_durable(upto)
+        self._call(upto)
+        self._is_syncing = False
+        self.begin()
+
+    def _call(self, upto: int) -> None:
         while self._waiting and self._waiting[0][0] <= upto:
             self._waiting.popleft()[1]()
-        if self._waiting:
-            self._begin()
-        else:
-            self._is_syncing = False

@@ -8,6 +8,7 @@ sender learns that if it lives. A question is two messages; its asker must live 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from drillyard.emulator.simulation.world import MILLISECOND_US, Member, World
@@ -23,16 +24,17 @@ class Network:
 
     # ---- traffic ----
 
-    def send(self, sender: Member, to: Member, call: Callable[[], None], *, once: bool = False) -> None:
+    def send(self, sender: Member, to: Member, call: Callable[[], object], *, once: bool = False) -> None:
         """`once`: a request or an answer, which no network doubles."""
         world = self._world
         weather, dice = world.weather, world.dice
         link = (sender.address, to.address)
         if link in self._cut or (weather.loss and dice.happens(weather.loss)):
             return
-        world.after(self._delay_us(), lambda: self._arrive(link, to, call))
+        arrive = partial(self._arrive, link, to, call)
+        world.after(self._delay_us(), arrive)
         if weather.doubling and not once and dice.happens(weather.doubling):
-            world.after(self._delay_us(), lambda: self._arrive(link, to, call))
+            world.after(self._delay_us(), arrive)
 
     def _delay_us(self) -> int:
         weather, dice = self._world.weather, self._world.dice
@@ -41,7 +43,7 @@ class Network:
             delay_us *= STRAGGLERS
         return delay_us
 
-    def _arrive(self, link: tuple[int, int], to: Member, call: Callable[[], None]) -> None:
+    def _arrive(self, link: tuple[int, int], to: Member, call: Callable[[], object]) -> None:
         if link not in self._cut:
             self.messages += 1
             to.take(call)

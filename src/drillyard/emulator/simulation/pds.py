@@ -352,7 +352,7 @@ class PdMember(Member):
         self._wake()
 
     def _wake(self) -> None:
-        if not self._is_woken:
+        if not self._is_woken and self.raft.has_ready():
             self._is_woken = True
             self.soon(self._pump)
 
@@ -365,6 +365,7 @@ class PdMember(Member):
         except ProtocolBroken as broken:
             raise Violation("PD stopped itself", f"{self}: {broken}") from broken
         self._incoming.clear()
+        self._syncer.begin()
 
     def _carry_out(self, ready: Ready) -> None:
         if ready.must_persist:
@@ -374,7 +375,8 @@ class PdMember(Member):
             self.disk.end_batch()
         for message in ready.messages:
             self._send(message)
-        self._syncer.when_durable(lambda: self._persisted(ready))
+        if ready.waits_for_disk:
+            self._syncer.when_durable(partial(self._persisted, ready))
         for entry in ready.committed:
             self._apply(entry)
         if ready.committed:
@@ -423,7 +425,7 @@ class PdMember(Member):
     def _send(self, message: Message) -> None:
         to = self._stage.pds[message.to]
         if message.kind is not MessageKind.SNAPSHOT:
-            self._stage.network.send(self, to, lambda: to.step(message, b""))
+            self._stage.network.send(self, to, partial(to.step, message, b""))
             return
         complete = Message(message.kind, message.sender, message.to, message.term, snapshot=self.raft.snapshot_meta())
         state = self.cluster.to_message().SerializeToString()

@@ -34,7 +34,10 @@ class Stage:
     stores: list[StoreMember] = field(default_factory=list)
 
     def store(self, store_id: int) -> StoreMember | None:
-        return next((store for store in self.stores if store.store_id == store_id), None)
+        for store in self.stores:
+            if store.store_id == store_id:
+                return store
+        return None
 
     def pd_lead(self) -> PdMember | None:
         """The PD that serves, as an all-seeing eye knows it: of those that believe so the one of the latest term."""

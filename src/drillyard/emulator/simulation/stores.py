@@ -103,7 +103,7 @@ class StoreMember(Member):
             self.store_id = answer.value[0]
             self.disk.write("identity", 0, self.store_id)
             self.disk.end_batch()
-            self._syncer.when_durable(self._come_up)
+            self._once_durable(self._come_up)
 
         if not self.store_id:
             self._ask(lambda pd, reply: pd.give_ids(1, reply), given)
@@ -134,7 +134,7 @@ class StoreMember(Member):
         self._begin(Made(region, answer.value[1], FIRST_STATE))
         self.disk.write("founded", 0, region)
         self.disk.end_batch()
-        self._syncer.when_durable(self._offer_first_region)
+        self._once_durable(self._offer_first_region)
 
     def _offer_first_region(self) -> None:
         region: Region | None = self.disk.record("founded")
@@ -167,7 +167,7 @@ class StoreMember(Member):
             for name in ("log", "replica", "applied"):
                 self.disk.erase(name, region.id)
         self.disk.end_batch()
-        self._syncer.when_durable(self._load)
+        self._once_durable(self._load)
 
     def _meta(self) -> metapb.Store:
         return metapb.Store(id=self.store_id, address=f"{self}:20160", version="7.1.0")
@@ -242,9 +242,13 @@ class StoreMember(Member):
             found.pass_by(key, len(key) + len(value))
         return found
 
-    def _guard(self, call: Callable[[], object]) -> None:
+    def _once_durable(self, call: Callable[[], object]) -> None:
+        self._syncer.when_durable(call)
+        self._syncer.begin()
+
+    def _guard(self, call: Callable[..., object], *arguments: object) -> None:
         try:
-            call()
+            call(*arguments)
         except (ProtocolBroken, AssertionError, ValueError) as broken:
             raise Violation("the store stopped itself", f"{self}: {broken}") from broken
         self.wake()
@@ -367,7 +371,7 @@ class StoreMember(Member):
         known = {meta.id: unpack_region(meta) for meta in metas}
         covering = unpack_region(found) if found is not None else None
         store = self.store
-        self._guard(lambda: store.validate(region_id, peer_id, known, covering))
+        self._guard(store.validate, region_id, peer_id, known, covering)
 
     # ---- clients ----
 
@@ -403,7 +407,7 @@ class StoreMember(Member):
 
     def hear(self, envelope: Envelope) -> None:
         if self.store is not None:
-            self._guard(lambda: self._step(envelope))
+            self._guard(self._step, envelope)
 
     def _step(self, envelope: Envelope) -> None:
         assert self.store is not None
@@ -414,7 +418,7 @@ class StoreMember(Member):
         to = self._stage.store(envelope.to.store_id)
         if to is None:
             return
-        self._stage.network.send(self, to, lambda: to.hear(envelope))
+        self._stage.network.send(self, to, partial(to.hear, envelope))
         if not to.is_up or self._stage.network.is_cut(self, to):
             self._miss(to)
 
@@ -422,17 +426,17 @@ class StoreMember(Member):
         """A connection that broke may be noticed, and only some of the time."""
         store = self.store
         if store is not None and self.world.dice.happens(100):
-            self.soon(lambda: self._guard(lambda: store.report_unreachable(to.store_id)))
+            self.soon(partial(self._guard, store.report_unreachable, to.store_id))
 
     def _send_pulse(self, pulse: Pulse) -> None:
         to = self._stage.store(pulse.to)
         if to is not None:
-            self._stage.network.send(self, to, lambda: to.hear_pulse(pulse))
+            self._stage.network.send(self, to, partial(to.hear_pulse, pulse))
 
     def hear_pulse(self, pulse: Pulse) -> None:
         store = self.store
         if store is not None:
-            self._guard(lambda: store.hear(pulse))
+            self._guard(store.hear, pulse)
 
     def _send_snapshot(self, envelope: Envelope) -> None:
         """The view is taken now; it travels for a while."""
@@ -449,7 +453,7 @@ class StoreMember(Member):
         def done(ok: bool) -> None:
             if self.store is not None:
                 store = self.store
-                self._guard(lambda: store.report_snapshot(region_id, peer_id, ok))
+                self._guard(store.report_snapshot, region_id, peer_id, ok)
 
         if to is None:
             self.later(RETRY_US, lambda: done(False))
@@ -463,7 +467,7 @@ class StoreMember(Member):
         for number, part in enumerate(parts):
             self.disk.write("arriving", region_id * 1000 + number, part)
             self.disk.end_batch()
-        self._guard(lambda: self._step(envelope))
+        self._guard(self._step, envelope)
         self._turn()
         if region_id not in self._installing:
             self._drop_arriving(region_id)
@@ -478,11 +482,11 @@ class StoreMember(Member):
     def _begin_install(self, work: RegionReady) -> None:
         self._installing.add(work.region.id)
         self._tempt(work.region.id, "installation")
-        self._syncer.when_durable(lambda: self.soon(lambda: self._install(work)))
+        self._syncer.when_durable(partial(self.soon, partial(self._install, work)))
 
     def _install(self, work: RegionReady) -> None:
         self._finish_install(work.region, work.peer_id)
-        self._syncer.when_durable(lambda: self._installed(work))
+        self._once_durable(partial(self._installed, work))
 
     def _finish_install(self, region: Region, peer_id: int) -> None:
         """Moves what has arrived into place, in several batches."""
@@ -507,12 +511,12 @@ class StoreMember(Member):
         for envelope in work.deferred:
             self._send(envelope)
         store, number = self.store, work.ready.number
-        self._guard(lambda: store.installed(work.region.id, work.peer_id, number))
+        self._guard(store.installed, work.region.id, work.peer_id, number)
 
     # ---- turns ----
 
     def wake(self) -> None:
-        if not self._is_woken:
+        if not self._is_woken and self.store is not None and self.store.has_output:
             self._is_woken = True
             self.soon(self._turn)
 
@@ -531,8 +535,8 @@ class StoreMember(Member):
         due = store.reports_due()
         if due:
             self._report(due)
-        if store.has_ready:
-            self.wake()
+        self._syncer.begin()
+        self.wake()
 
     def _carry_out(self, said: StoreReady) -> None:
         work = said.work
@@ -544,10 +548,10 @@ class StoreMember(Member):
             self._send_snapshot(envelope)
         if work.install:
             self._begin_install(work)
-        elif work.ready is not None:
-            self._syncer.when_durable(lambda: self._persisted(work))
-        elif work.destroyed:
-            self._syncer.when_durable(lambda: self._destroyed(work))
+        elif work.ready is not None and work.ready.waits_for_disk:
+            self._syncer.when_durable(partial(self._persisted, work))
+        elif work.destroyed or work.merged:
+            self._syncer.when_durable(partial(self._destroyed, work))
         for note in said.notes:
             self.world.tell(f"{self}: {note}")
         for ticket, outcome in said.answers:
@@ -600,7 +604,7 @@ class StoreMember(Member):
             self._send(envelope)
         if self.store is not None:
             store, number = self.store, work.ready.number
-            self._guard(lambda: store.persisted(work.region.id, work.peer_id, number))
+            self._guard(store.persisted, work.region.id, work.peer_id, number)
 
     def _destroyed(self, work: RegionReady) -> None:
         """What the batch put an end to is dead for ever."""

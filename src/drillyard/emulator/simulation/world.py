@@ -10,10 +10,10 @@ Everything that happens goes into one hash, the trace. What a person would want 
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
+from heapq import heappop, heappush
 
 from drillyard.emulator.simulation.parts import Dice
 
@@ -53,16 +53,17 @@ class World:
         self.tale: list[tuple[int, str]] = []
         self.ambush: Callable[[str, Member], None] = lambda occasion, member: None
         self._trace = blake2b(digest_size=16)
-        self._plan: list[tuple[int, int, Callable[[], None]]] = []
+        self._plan: list[tuple[int, int, Member | None, int, Callable[[], object]]] = []
         self._planned = 0
 
     @property
     def trace(self) -> str:
         return self._trace.hexdigest()
 
-    def after(self, delay_us: int, call: Callable[[], None]) -> None:
+    def after(self, delay_us: int, call: Callable[[], object], member: Member | None = None, life: int = 0) -> None:
+        """A call of a member's happens only in that life of it, and not while it is stalled."""
         self._planned += 1
-        heapq.heappush(self._plan, (self.now_us + delay_us, self._planned, call))
+        heappush(self._plan, (self.now_us + delay_us, self._planned, member, life, call))
 
     def note(self, text: str) -> None:
         """Into the trace only."""
@@ -79,9 +80,15 @@ class World:
         plan = self._plan
         next_look_us = self.now_us
         while plan and plan[0][0] <= until_us:
-            self.now_us, _, call = heapq.heappop(plan)
+            self.now_us, _, member, life, call = heappop(plan)
             self.events += 1
-            call()
+            if member is None:
+                call()
+            elif member.life == life:
+                if member.wakes_us <= self.now_us:
+                    call()
+                else:
+                    member.put_off(call)
             if is_enough is not None and self.now_us >= next_look_us:
                 next_look_us = self.now_us + look_every_us
                 if is_enough():
@@ -117,31 +124,23 @@ class Member:
     def stall(self, for_us: int) -> None:
         self.wakes_us = self.world.now_us + for_us
 
-    def later(self, delay_us: int, call: Callable[[], None]) -> None:
+    def later(self, delay_us: int, call: Callable[[], object]) -> None:
         """In this life, and not while stalled."""
-        life = self.life
-        self.world.after(delay_us, lambda: self._come_to(life, call))
+        self.world.after(delay_us, call, self, self.life)
 
-    def soon(self, call: Callable[[], None]) -> None:
-        self.later(self.world.dice.below(self.world.weather.turn_us + 1), call)
+    def soon(self, call: Callable[[], object]) -> None:
+        world = self.world
+        world.after(world.dice.below(world.weather.turn_us + 1), call, self, self.life)
 
-    def take(self, call: Callable[[], None]) -> None:
+    def take(self, call: Callable[[], object]) -> None:
         """Something has arrived from outside: taken now, when awake, or never."""
-        if not self.is_up:
-            return
-        if self.wakes_us > self.world.now_us:
-            self._wait(self.life, call)
-        else:
-            call()
+        if self.is_up:
+            if self.wakes_us <= self.world.now_us:
+                call()
+            else:
+                self.put_off(call)
 
-    def _come_to(self, life: int, call: Callable[[], None]) -> None:
-        if life != self.life:
-            return
-        if self.wakes_us > self.world.now_us:
-            self._wait(life, call)
-        else:
-            call()
-
-    def _wait(self, life: int, call: Callable[[], None]) -> None:
-        delay_us = self.wakes_us - self.world.now_us + self.world.dice.below(MILLISECOND_US)
-        self.world.after(delay_us, lambda: self._come_to(life, call))
+    def put_off(self, call: Callable[[], object]) -> None:
+        """Until it wakes."""
+        world = self.world
+        self.later(self.wakes_us - world.now_us + world.dice.below(MILLISECOND_US), call)

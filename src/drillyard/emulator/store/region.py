@@ -83,10 +83,16 @@ class Region:
         return (not self.end or other.start < self.end) and (not other.end or self.start < other.end)
 
     def peer(self, peer_id: int) -> Peer | None:
-        return next((peer for peer in self.peers if peer.id == peer_id), None)
+        for peer in self.peers:
+            if peer.id == peer_id:
+                return peer
+        return None
 
     def peer_on(self, store_id: int) -> Peer | None:
-        return next((peer for peer in self.peers if peer.store_id == store_id), None)
+        for peer in self.peers:
+            if peer.store_id == store_id:
+                return peer
+        return None
 
 
 @dataclass(frozen=True, slots=True)

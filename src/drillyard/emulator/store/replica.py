@@ -375,7 +375,9 @@ class Replica:
         self._merged.append((source.region, source.me.id))
 
     def _addressed(self, messages: tuple[Message, ...]) -> tuple[Envelope, ...]:
-        sent = (self._envelope(message) for message in messages if message.kind is not MessageKind.SNAPSHOT)
+        if not messages:
+            return ()
+        sent = [self._envelope(message) for message in messages if message.kind is not MessageKind.SNAPSHOT]
         return tuple(envelope for envelope in sent if envelope is not None)
 
     def _envelope(self, message: Message) -> Envelope | None:
@@ -413,7 +415,7 @@ class Replica:
     def _snapshots(self, ready: Ready) -> tuple[Envelope, ...]:
         if self.is_destroyed:
             return ()
-        asked = [m for m in (*ready.messages, *ready.deferred) if m.kind is MessageKind.SNAPSHOT]
+        asked = [message for message in ready.messages if message.kind is MessageKind.SNAPSHOT]
         if self.merging is not None:  # every peer has the log from before the merge
             for message in asked:
                 self.raft.report_snapshot(message.to, False)

@@ -65,6 +65,10 @@ class Sleep:
             self._take(alarm, box)
         self._pulses += self._neighbours.pulses()
 
+    @property
+    def has_pulses(self) -> bool:
+        return bool(self._pulses)
+
     def take_pulses(self) -> list[Pulse]:
         pulses, self._pulses = self._pulses, []
         return pulses

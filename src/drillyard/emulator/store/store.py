@@ -175,8 +175,7 @@ class Store:
             replica.resume()
             replica.notice_report(self._box)
             self._sleep.consider(replica)
-            if replica.has_ready or replica.is_destroyed:
-                self._touched[region_id] = None
+            self._notice_work(replica)
             if replica.merging is not None and replica.watch.ticks % self.settings.merge_check_ticks == 0:
                 self._pursue(replica)
 
@@ -198,6 +197,12 @@ class Store:
 
     def _touch(self, region_id: int) -> None:
         self._touched[region_id] = None
+
+    def _notice_work(self, replica: Replica) -> None:
+        """Much of what is said to a replica, such as an acknowledgement that decides nothing, leaves nothing to do."""
+        region_id = replica.region.id
+        if region_id not in self._touched and (replica.has_ready or replica.is_destroyed):
+            self._touched[region_id] = None
 
     def take_pulses(self) -> list[Pulse]:
         """Signs of life for other stores, to be sent as soon as may be."""
@@ -235,7 +240,7 @@ class Store:
         self._sleep.before_step(replica, envelope)
         replica.step(envelope)
         self._sleep.after_step(replica, envelope)
-        self._touched[envelope.region_id] = None
+        self._notice_work(replica)
         return ()
 
     @staticmethod
@@ -541,6 +546,11 @@ class Store:
     def has_ready(self) -> bool:
         return bool(self._touched)
 
+    @property
+    def has_output(self) -> bool:
+        """Whether there is anything to take: by `ready`, `take_pulses` or `reports_due`."""
+        return bool(self._touched or self._box.reports_due or self._sleep.has_pulses)
+
     def has_to_take_up(self, region_id: int) -> bool:
         """Whether a snapshot of the region has come that no `ready` has dealt with yet."""
         replica = self.replicas.get(region_id)
@@ -633,7 +643,7 @@ class Store:
         replica = self._same(region_id, peer_id)
         if replica is not None:
             replica.raft.persisted(number)
-            self._touched[region_id] = None
+            self._notice_work(replica)
 
     def installed(self, region_id: int, peer_id: int, number: int) -> None:
         replica = self._same(region_id, peer_id)
