@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import figures, histories
+from bench import checked_histories, figures
 from bench.deployment import Deployment
 from bench.figures import Results
 from bench.plan import BenchFailed
@@ -25,7 +25,7 @@ def simulation(results: Results) -> None:
 
 
 def checker(results: Results) -> None:
-    history = histories.of_registers(OPERATIONS, KEYS, seed=1)
+    history = checked_histories.of_registers(OPERATIONS, KEYS, seed=1)
     began = time.perf_counter()
     judged = consistency.check(history)
     results.add(figures.CHECKER, time.perf_counter() - began)
