@@ -406,7 +406,7 @@ def test_the_keeper_loads_little() -> None:
     code = "import sys, drillyard.runtimes.keeper; print(*sys.modules)"
     loaded = set(subprocess.check_output([sys.executable, "-P", "-c", code], text=True).split())
     assert "drillyard.runtimes.journal" in loaded
-    assert not loaded & {"asyncio", "grpclib", "rocksdict", "psutil", "pydantic", "dataclasses", "subprocess"}
+    assert not loaded & {"asyncio", "h2", "rocksdict", "psutil", "pydantic", "dataclasses", "subprocess"}
 
 
 def test_a_full_disk_delays_the_journal_and_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
