@@ -7,7 +7,8 @@ Rules
 - SIGTERM and SIGINT cancel `main`, whose `finally` clauses clean up; the exit code is 0. A `NamedStop` is a FATAL line
   in the log, one line on stderr and exit code 1. Anything else that escapes, background tasks and callbacks included,
   ends the member the same way: a member with a part missing must not go on.
-- How late the loop runs is measured all the time and exported.
+- How late the loop runs is measured all the time and exported: by the ticks that a member has anyway, where they are as
+  frequent as that, and by a timer otherwise.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SILENCE_S = 30.0  # a gRPC connection that sends nothing this long is asked for 
 MAX_CONNECTIONS = 4096
 BACKLOG = 1024
 CLEAN_UP_S = 10.0
-LAG_PERIOD_S = 0.1
+LAG_PERIOD_S = 0.1  # at most two of these pass without a look
 LAG_WORTH_A_LINE_S = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -57,7 +58,7 @@ class Member:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._failure: Exception | None = None
         self._ending = False
-        self._watch_loop()
+        self.lag = LoopLag(self.metrics, log)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Starts a background task; if it fails, the member stops."""
@@ -129,24 +130,30 @@ class Member:
         if not isinstance(error, OSError):  # a socket that breaks is the world's business
             self.fail(error)
 
-    def _watch_loop(self) -> None:
-        gauge = self.metrics.gauge(
-            "drillyard_loop_lag_seconds", "How late the event loop ran, at worst, lately."
-        ).labels()
-        lag = self.metrics.histogram("drillyard_loop_lag_seconds_distribution", "How late the event loop ran.").labels()
-        due = self.loop.time() + LAG_PERIOD_S
 
-        def beat() -> None:
-            nonlocal due
-            late = max(0.0, self.loop.time() - due)
-            lag.observe(late)
-            gauge.set(max(late, gauge.value * 0.98))  # an outlier fades over some seconds
-            if late > LAG_WORTH_A_LINE_S:
-                self.log.warn("the member stood still: paused, or starved of CPU", seconds=f"{late:.2f}")
-            due = self.loop.time() + LAG_PERIOD_S
-            self.loop.call_later(LAG_PERIOD_S, beat)
+class LoopLag:
+    """How late the event loop runs."""
 
-        self.loop.call_later(LAG_PERIOD_S, beat)
+    def __init__(self, metrics: Registry, log: Log) -> None:
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        gauge = metrics.gauge("drillyard_loop_lag_seconds", "How late the event loop ran, at worst, lately.")
+        distribution = metrics.histogram("drillyard_loop_lag_seconds_distribution", "How late the event loop ran.")
+        self._gauge, self._distribution = gauge.labels(), distribution.labels()
+        self._timer = self._loop.call_later(LAG_PERIOD_S, self._look, self._loop.time() + LAG_PERIOD_S)
+
+    def note(self, late_s: float) -> None:
+        """A timer of the member's ran so late. Looking by a timer for this alone is put off: each wakes the process."""
+        late_s = max(0.0, late_s)
+        self._distribution.observe(late_s)
+        self._gauge.set(max(late_s, self._gauge.value * 0.98))  # an outlier fades over some seconds
+        if late_s > LAG_WORTH_A_LINE_S:
+            self._log.warn("the member stood still: paused, or starved of CPU", seconds=f"{late_s:.2f}")
+        self._timer.cancel()
+        self._timer = self._loop.call_later(2 * LAG_PERIOD_S, self._look, self._loop.time() + 2 * LAG_PERIOD_S)
+
+    def _look(self, due: float) -> None:
+        self.note(self._loop.time() - due)
 
 
 class Listener:

@@ -105,6 +105,7 @@ class Consensus:
         self.on_apply: Callable[[], None] = lambda: None
         self.on_round_trip: Callable[[int, float], None] = lambda member_id, seconds: None
         self.on_broken: Callable[[Exception], None] = _raise
+        self.on_tick: Callable[[float], None] = lambda late_s: None
 
     # ---- what the rest of PD asks ----
 
@@ -255,8 +256,11 @@ class Consensus:
 
     async def _tick(self) -> None:
         """One tick per interval; a process that was stopped does not catch up, or it would call elections at once."""
+        loop = asyncio.get_running_loop()
         while True:
+            due = loop.time() + self._seat.tick_s
             await asyncio.sleep(self._seat.tick_s)
+            self.on_tick(loop.time() - due)
             self._raft.tick()
             self._want_pump()
 

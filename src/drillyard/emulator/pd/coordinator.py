@@ -31,6 +31,7 @@ ID_RESERVE = 100  # ids left when the next window is asked for
 TSO_WINDOW_MS = 3000
 LOOK_EVERY_NS = 5 * 10**8
 BEAT_PERSIST_NS = 5 * 10**9  # the replicated time of a store's heartbeat lags behind the heard one by no more
+BEAT_ALONG_NS = BEAT_PERSIST_NS // 2  # from here on it is written along when that of another store has to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +185,21 @@ class Coordinator:
             self._output.wants_tick = True
         self.reports.hear_store(stats, now_ns)
         self._hear_reads(stats, now_ns)
-        if now_ns - max(store.last_heartbeat, self._beats.get(store.id, 0)) > BEAT_PERSIST_NS:
-            self._beats[store.id] = now_ns
-            beat = drillpb.PdStoreBeat(store_id=store.id, at_ns=now_ns)
-            self._output.proposals.append(Proposal(drillpb.PdCommand(store_beat=beat)))
+        if now_ns - self._kept_beat_ns(store) > BEAT_PERSIST_NS:
+            self._keep_beats()
         return None
+
+    def _keep_beats(self) -> None:
+        """Those of all stores at once, because it is rounds of the log that are dear."""
+        for store in self.cluster.stores.values():
+            heard_ns = self.reports.last_heard_ns(store)
+            if heard_ns - self._kept_beat_ns(store) > BEAT_ALONG_NS:
+                self._beats[store.id] = heard_ns
+                beat = drillpb.PdStoreBeat(store_id=store.id, at_ns=heard_ns)
+                self._output.proposals.append(Proposal(drillpb.PdCommand(store_beat=beat)))
+
+    def _kept_beat_ns(self, store: metapb.Store) -> int:
+        return max(store.last_heartbeat, self._beats.get(store.id, 0))
 
     def _hear_reads(self, stats: pdpb.StoreStats, now_ns: int) -> None:
         span = stats.interval.end_timestamp - stats.interval.start_timestamp

@@ -41,6 +41,7 @@ from drillyard.wire.services import MEMBERS
 
 PROGRAM = "pd-server"
 LOST_DATA = "keep the directory for the post-mortem, and build the cluster anew from the members that are sound"
+HEARTBEATS_TO_ELECTION = 5  # as a region's group has: what may be lost before a leader is missed, unless told otherwise
 STORAGE = StorageOptions(memtable_bytes=4 << 20, cache_bytes=2 << 20, reserve_bytes=16 << 20)
 FLAGS = (
     Flag("name", "", flags.text, "human-readable name of this member"),
@@ -151,7 +152,7 @@ def _check(options: Options) -> None:
 
 def seat_of(options: Options, identity: Identity) -> Seat:
     election_ticks = max(2, options.election_ns // options.tick_ns)
-    heartbeat_ticks = max(1, options.heartbeat_ns // options.tick_ns)
+    heartbeat_ticks = max(1, options.heartbeat_ns // options.tick_ns or election_ticks // HEARTBEATS_TO_ELECTION)
     return Seat(
         member_id=identity.record.id,
         group_id=identity.group_id,
@@ -210,6 +211,7 @@ class PdServer:
         client_handlers = counted({**PdService(member).handlers(), MEMBERS.Join: member.join}, shell.metrics)
         metrics = PdMetrics(member, shell.metrics)
         storage.on_sync, consensus.on_round_trip = metrics.synced, metrics.answered
+        consensus.on_tick = shell.lag.note
         http = PdHttp(member, shell.metrics, int(time.time()))
         client_host, client_port = split_url(options.client_urls)
         peer_host, peer_port = split_url(options.peer_urls)

@@ -180,6 +180,7 @@ class Engine:
         self.on_split: Callable[[tuple[Region, ...], bool], None] = lambda regions, leads: None
         self.on_snapshot: Callable[[str, str, int], None] = lambda kind, status, size: None
         self.on_broken: Callable[[Exception], None] = lambda error: None
+        self.on_tick: Callable[[float], None] = lambda late_s: None
         self._log = log
         self._transport = transport
         self._settings = settings
@@ -317,6 +318,7 @@ class Engine:
         due = self._loop.time() + self._settings.tick_ms / 1000
         while True:
             await asyncio.sleep(max(0.0, due - self._loop.time()))
+            self.on_tick(self._loop.time() - due)
             period_s = self._settings.tick_ms / 1000
             due = max(due + period_s, self._loop.time())
             self._guard(self.store.tick)

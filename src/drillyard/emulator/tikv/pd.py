@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count
 from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -125,10 +126,16 @@ class PdClient:
             self._suspect = leader
 
     async def watch(self) -> None:
-        """Follows the leader for ever."""
-        while True:
+        """Follows the leader for ever.
+
+        One of the others is asked, each in its turn: it knows when another leads, and it answers when the leader is
+        what stands still. Only if it does not say what is believed already, all are asked.
+        """
+        for turn in count():
             await asyncio.sleep(WATCH_S)
-            await self.discover()
+            others = [endpoint for endpoint in self._endpoints if endpoint != self.leader]
+            if not others or await self._ask(others[turn % len(others)]) != self.leader:
+                await self.discover()
 
     async def discover(self) -> bool:
         """Asks every known member who leads; True if one of them knew."""

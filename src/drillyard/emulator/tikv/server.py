@@ -330,6 +330,7 @@ class TikvServer:
         engine = Engine(identity, storage, transport, configuration.settings, self._log)
         stack.callback(engine.stop)
         engine.on_broken = self._broken
+        engine.on_tick = self._member.lag.note
         await self._bootstrap(engine, pd)
         await engine.load(random.Random().randrange)  # noqa: S311  # it spreads election timeouts
         splitting = Splitting(pd, engine, self._log)
