@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from drillyard.judge.consistency import Kind, Operation
+from drillyard.judge.consistency import Kind, Operation, Outcome
+from drillyard.judge.transactions import Transaction
 
 CLIENTS = 16
 OPERATION_S = 0.004  # mean
@@ -32,3 +33,37 @@ def of_registers(operations: int, keys: int, seed: int) -> list[Operation]:
             held[operation.key] = operation.value
         history.append(replace(operation, value=held.get(operation.key)))
     return history
+
+
+ACCOUNTS = tuple(b"account-%02d" % number for number in range(12))
+
+
+def of_a_bank(transactions: int, seed: int) -> tuple[list[Transaction], dict[bytes, bytes]]:
+    """Transfers between accounts and audits of all of them by several clients, with failures and unknown outcomes of
+    which half took effect, some of them late; and the balances before. In the order of their instants."""
+    chance = random.Random(seed)
+    free_at = [0.0] * CLIENTS
+    planned: list[tuple[float, float, float, int]] = []
+    for number in range(transactions):
+        client = number % CLIENTS
+        called = free_at[client] + chance.random() * OPERATION_S
+        returned = free_at[client] = called + chance.expovariate(1 / OPERATION_S)
+        planned.append((chance.uniform(called, returned), called, returned, client))
+    opening = dict.fromkeys(ACCOUNTS, b"100")
+    held, history = dict(opening), []
+    for at, called, returned, client in sorted(planned):
+        who = f"client {client}"
+        if chance.random() < 0.25:
+            history.append(Transaction(called, returned, dict(held), client=who))
+            continue
+        giver, taker = chance.sample(ACCOUNTS, 2)
+        reads = {giver: held[giver], taker: held[taker]}
+        amount = chance.randint(0, int(held[giver]))
+        writes = {giver: b"%d" % (int(held[giver]) - amount), taker: b"%d" % (int(held[taker]) + amount)}
+        outcome = chance.choices([Outcome.OK, Outcome.FAILED, Outcome.UNKNOWN], [90, 5, 5])[0]
+        if outcome is Outcome.OK or (outcome is Outcome.UNKNOWN and chance.random() < 0.5):
+            held |= writes
+        # A client that gave up has returned before what it asked for took effect.
+        until = returned if outcome is Outcome.OK else chance.uniform(called, at)
+        history.append(Transaction(called, until, reads, writes, outcome, who))
+    return history, opening

@@ -59,7 +59,7 @@ BATCH_GETS = Figure(
 
 SIMULATION = Figure("simulation", "simulation of 3 PD and 3 stores, times real time", "x", 300, is_rate=True)
 CHECKER = Figure("checker", "linearizability of 100,000 operations over 1,000 keys", "s", 10.0)
-BANK = Figure("bank", "linearizability of a bank's history of 400 operations, until decided", "s")
+BANK = Figure("bank", "strict serializability of a bank's history of 400 transactions, until decided", "s")
 
 OUTAGE = Figure("outage", "outage of a killed region leader, by the ruler", "s")
 DISAGREEMENT = Figure("disagreement", "ruler and an independent client, difference of one outage", "ms", 50.0)

@@ -10,11 +10,12 @@ from bench import checked_histories, figures
 from bench.deployment import Deployment
 from bench.figures import Results
 from bench.plan import BenchFailed
-from drillyard.judge import consistency
+from drillyard.judge import consistency, transactions
 from drillyard.judge.consistency import Verdict
 
 SEEDS = "1..40"
 OPERATIONS, KEYS = 100_000, 1_000
+TRANSACTIONS = 400
 
 
 def simulation(results: Results) -> None:
@@ -25,9 +26,18 @@ def simulation(results: Results) -> None:
 
 
 def checker(results: Results) -> None:
-    history = checked_histories.of_registers(OPERATIONS, KEYS, seed=1)
+    operations = checked_histories.of_registers(OPERATIONS, KEYS, seed=1)
     began = time.perf_counter()
-    judged = consistency.check(history)
+    judged: consistency.Judgement | transactions.Judgement = consistency.check(operations)
     results.add(figures.CHECKER, time.perf_counter() - began)
+    _expect_fine(judged)
+    history, opening = checked_histories.of_a_bank(TRANSACTIONS, seed=1)
+    began = time.perf_counter()
+    judged = transactions.check(history, initial=opening)
+    results.add(figures.BANK, time.perf_counter() - began)
+    _expect_fine(judged)
+
+
+def _expect_fine(judged: consistency.Judgement | transactions.Judgement) -> None:
     if judged.verdict is not Verdict.LINEARIZABLE:
-        raise BenchFailed(f"the history is linearizable, but was judged {judged.explain()}")
+        raise BenchFailed(f"the history is of a correct store, but was judged {judged.explain()}")

@@ -41,6 +41,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "loss": LOSS,
     "memory": (*MEMORY, "soak-memory"),
     "calls": (*SERVED, *ALONE),
+    "wire": ("call-unary", "call-message"),
     "spread": SPREAD,
     "pure": PURE,
     "readme": (*LIFE, *LOSS, *MEMORY, *SERVED, "put-alone-unary-p50", "get-alone-unary-p50", "idle-cpu", *PURE),

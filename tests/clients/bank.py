@@ -2,7 +2,8 @@
 
     python tests/clients/bank.py PD_ENDPOINTS
 
-prints what was done so far, as JSON, twice a second, until SIGTERM; it ends with 0 if no sum was ever wrong.
+prints what was done so far, as JSON, twice a second, until SIGTERM; it ends with 0 if no sum was ever wrong, and all
+transfers and sums fit one order in which each saw those before it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import time
 from dataclasses import asdict, dataclass
 
 from tikv_client import asynchronous as tikv_client
+
+from drillyard.judge.consistency import Outcome, Verdict
+from drillyard.judge.transactions import Transaction, check
 
 ACCOUNTS = [b"account-%02d" % number for number in range(12)]
 OPENING = 100
@@ -39,6 +43,7 @@ class Bank:
         self._chance = random.Random(seed)
         self._is_open = True
         self.tally = Tally()
+        self.history: list[Transaction] = []
 
     async def found(self) -> None:
         client = await self._client()
@@ -69,18 +74,24 @@ class Bank:
 
     async def _transfer(self, client: tikv_client.TransactionClient, pessimistic: bool) -> None:
         giver, taker = sorted(self._chance.sample(ACCOUNTS, 2), reverse=self._chance.random() < 0.2)
+        called, reads, writes, outcome = time.monotonic(), dict[bytes, bytes](), dict[bytes, bytes](), Outcome.FAILED
         transaction = await client.begin(pessimistic)
         read = transaction.get_for_update if pessimistic else transaction.get
         try:
-            has, gets = int(await read(giver)), int(await read(taker))
-            amount = self._chance.randint(0, has)
-            await transaction.put(giver, b"%d" % (has - amount))
-            await transaction.put(taker, b"%d" % (gets + amount))
+            reads = {giver: await read(giver), taker: await read(taker)}
+            amount = self._chance.randint(0, int(reads[giver]))
+            writes = {giver: b"%d" % (int(reads[giver]) - amount), taker: b"%d" % (int(reads[taker]) + amount)}
+            for account, balance in writes.items():
+                await transaction.put(account, balance)
+            outcome = Outcome.UNKNOWN
             await transaction.commit()
+            outcome = Outcome.OK
         except BaseException:
             with contextlib.suppress(Exception):  # where it does not come through, its locks are left for others
                 await asyncio.wait_for(transaction.rollback(), 1)
             raise
+        finally:
+            self.history.append(Transaction(called, time.monotonic(), reads, writes, outcome))
 
     async def auditor(self) -> None:
         client = await self._client()
@@ -96,6 +107,7 @@ class Bank:
                 client = await self._client(client)
 
     async def audit(self, client: tikv_client.TransactionClient) -> None:
+        called = time.monotonic()
         at = await client.current_timestamp()
         pairs = await client.snapshot(at, False).scan(b"account-", b"account.", 100)
         sums = [sum(int(value) for _, value in pairs)]
@@ -103,6 +115,7 @@ class Bank:
         sums.append(sum(int(value) for _, value in again))
         assert sums == [OPENING * len(ACCOUNTS)] * 2, f"the money as of {at} is {sums}, not {OPENING * len(ACCOUNTS)}"
         assert sorted(pairs) == sorted(again)
+        self.history.append(Transaction(called, time.monotonic(), dict(pairs)))
 
     async def close(self) -> None:
         self._is_open = False
@@ -110,11 +123,14 @@ class Bank:
         deadline = time.monotonic() + 20
         while True:
             try:
-                return await asyncio.wait_for(self.audit(client), CALL_S)
+                await asyncio.wait_for(self.audit(client), CALL_S)
+                break
             except (TimeoutError, Exception) as error:
                 if isinstance(error, AssertionError) or time.monotonic() > deadline:
                     raise
                 client = await self._client(client)
+        judged = check(self.history, initial=dict.fromkeys(ACCOUNTS, b"%d" % OPENING))
+        assert judged.verdict is Verdict.LINEARIZABLE, judged.explain()
 
     def start(self) -> list[asyncio.Task[None]]:
         """Everybody at work; the last one audits."""
