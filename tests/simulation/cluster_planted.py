@@ -249,6 +249,6 @@ PLANTED = (
     Planted("timestamp bound not kept", _bound_not_kept, 6, STAMPS, CLOCKS),
     Planted("PD leader starts by its clock", _leader_starts_by_its_clock, 1, STAMPS, CLOCKS),
     Planted("timestamps follow the clock back", _stamps_follow_the_clock_back, 26, STAMPS),
-    Planted("timestamps without a round", _stamps_without_a_round, 21, STAMPS, DEPOSED),
+    Planted("timestamps without a round", _stamps_without_a_round, 31, STAMPS, DEPOSED),
     Planted("older heartbeat taken", _older_heartbeat_taken, 6, frozenset({"PD never goes back"})),
 )
