@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.figures import wanted, written
-
 from bench import figures, kept, start
+from bench.figures import wanted, written
 from tools.plot import Line, Panel, Point, svg
 
 ROOT = Path(__file__).resolve().parents[1]

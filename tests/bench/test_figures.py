@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from bench.figures import Figure, Results, percentile, table, wanted, written
 
 TIME = Figure("up", "start", "s", 2.0, p95_target=3.0)

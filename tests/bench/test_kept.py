@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from bench.figures import Figure, Results
-from bench.plan import Bench, BenchFailed
 
 from bench import __main__ as command
 from bench import kept
+from bench.figures import Figure, Results
+from bench.plan import Bench, BenchFailed
 
 FIGURE = Figure("x", "x", "s")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from bench.load import Client, Load
 from bench.plan import BenchFailed
-
 from tikv import RawClient
 
 KEYS = 1200  # two full batches and one that is not

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bench.load import Client
 from client_cluster import ClientCluster
 from load_actions import check_a_call_that_fails, check_every_action
+
+from bench.load import Client
 
 
 def test_the_load_of_tikv_client(cluster: ClientCluster) -> None:

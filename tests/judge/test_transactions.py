@@ -8,10 +8,10 @@ from dataclasses import replace
 from itertools import chain, combinations, permutations
 
 import pytest
-from bench.checked_histories import of_a_bank
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.checked_histories import of_a_bank
 from drillyard.judge.consistency import Outcome, Verdict
 from drillyard.judge.transactions import Transaction, check
 

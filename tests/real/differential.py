@@ -21,13 +21,13 @@ from google.protobuf import json_format, text_format
 from normal_form import Names, in_order, is_unordered, normal, parts, unlike
 from pd_processes import PdProcesses
 from real_pd import RealPd
-from tools.fidelity_table import V1, Question, State, Table
 
 from drillyard.wire import metapb, pdpb
 from drillyard.wire.keys import encode
 from drillyard.wire.method import Kind as RpcKind
 from drillyard.wire.rpc import Channel, ClientStream, RpcError
 from drillyard.wire.services import PD
+from tools.fidelity_table import V1, Question, State, Table
 
 ANSWER_S = 20.0
 BEAT_S = 2.0

@@ -14,6 +14,7 @@ import pytest
 from differential import Compared, emulated_side, real_side, tell
 from pd_processes import PdProcesses, fetch
 from real_pd import RealPd
+
 from tools import fidelity_table
 from tools.fidelity_table import Kind
 

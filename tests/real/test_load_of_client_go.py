@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from load_actions import check_a_call_that_fails, check_every_action
+
 from bench.deployment import pd_addresses, standing
 from bench.load import Client
-from load_actions import check_a_call_that_fails, check_every_action
 
 
 def test_the_load_of_client_go() -> None:

@@ -11,9 +11,9 @@ import statistics
 from collections.abc import Iterator
 
 import pytest
-from bench.independent import Independent
 from client_cluster import ClientCluster, started
 
+from bench.independent import Independent
 from drillyard.flows.measure import OutageReport
 from drillyard.flows.report import Ending
 

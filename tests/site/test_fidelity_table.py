@@ -6,13 +6,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tools import fidelity_page, fidelity_table
-from tools.fidelity_table import V1, Difference, Kind, Question
 
 from drillyard.emulator.metrics import Registry
 from drillyard.emulator.pd.http import PdHttp
 from drillyard.wire import services
 from drillyard.wire.method import Method
+from tools import fidelity_page, fidelity_table
+from tools.fidelity_table import V1, Difference, Kind, Question
 
 TABLE = fidelity_table.read()
 ASKED = [question for state in TABLE.states for question in state.questions]

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from tools import api_page, causes_page, commands_page, pages, performance_page, shots, site
 
 from drillyard.faces import api
 from drillyard.judge import causes, ends
+from tools import api_page, causes_page, commands_page, pages, performance_page, shots, site
 
 DOCS = pages.DOCS
 NAV = re.findall(r"^ +- [^:\n]+: (\S+\.md)$", (pages.ROOT / "mkdocs.yml").read_text(), re.MULTILINE)

@@ -8,11 +8,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+
+from bench import kept
 from tools import performance_page, plot
 from tools.performance_page import BLOCK, DRAWN, PAGE, README, TABLES, renewed
 from tools.plot import Line, Panel, Point
-
-from bench import kept
 
 ROW: dict[str, Any] = {
     "key": "up",

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
 from tools.terminal import COLUMNS, LINES, Frame, frames_of, picture_of, text_of
 
 DRAWS = r"""

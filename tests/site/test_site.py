@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from mkdocs.exceptions import PluginError
+
 from tools import site
 
 
