@@ -425,7 +425,7 @@ class Engine:
             self._queue_snapshot(envelope)
         if work.install:
             self._begin_install(work)
-        elif _has_promise(work):
+        elif work.ready is not None and work.ready.waits_for_disk:
             self.storage.when_durable(lambda: self._persisted(work))
         if work.made:
             replica = self.store.replicas.get(work.region.id)
@@ -581,11 +581,6 @@ def _brings(envelope: Envelope, region: Region) -> bool:
     """Whether the message says where the snapshot of the region stands, and agrees with it on who votes."""
     snapshot = envelope.message.snapshot if envelope.message is not None else None
     return snapshot is not None and snapshot.configuration == configuration_of(region)
-
-
-def _has_promise(work: RegionReady) -> bool:
-    """Whether anything waits for the disk. A Ready that keeps and defers nothing would only tell Raft what it knows."""
-    return work.ready is not None and (work.ready.must_persist or bool(work.deferred))
 
 
 def _after(prefix: bytes) -> bytes:
