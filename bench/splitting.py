@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.deployment import pd_addresses
 from bench.plan import BenchFailed
+from drillyard.clients.calls import split_address, strip_scheme
 from drillyard.wire import pdpb, services
 from drillyard.wire.rpc import Channel
 
@@ -24,8 +25,7 @@ def split(members: dict[str, dict[str, Any]], keys: list[bytes]) -> None:
     """Cuts the key space at these keys, through PD."""
 
     async def split() -> None:
-        leader = await _leader_of(members)
-        channel = Channel(*_host_and_port(leader))
+        channel = Channel(*split_address(_leader_of(members)))
         try:
             cluster_id = (await channel.unary(services.PD.GetMembers, pdpb.GetMembersRequest())).header.cluster_id
             for start in range(0, len(keys), SPLIT_AT_ONCE):
@@ -90,12 +90,6 @@ def _post(url: str, document: dict[str, Any]) -> None:
         refused.close()
 
 
-async def _leader_of(members: dict[str, dict[str, Any]]) -> str:
+def _leader_of(members: dict[str, dict[str, Any]]) -> str:
     """The client address of PD's leader."""
-    answer = ask(f"http://{pd_addresses(members)[0]}/pd/api/v1/leader")
-    return str(answer["client_urls"][0]).rpartition("/")[2]
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
+    return strip_scheme(ask(f"http://{pd_addresses(members)[0]}/pd/api/v1/leader")["client_urls"][0])
