@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import signal
 import sys
@@ -55,7 +56,7 @@ class Bank:
     async def _client(self, former: tikv_client.TransactionClient | None = None) -> tikv_client.TransactionClient:
         """A client in the place of one that failed: once it was told of no leader of PD, it panics for good."""
         try:
-            return await tikv_client.TransactionClient.connect(self._pd_endpoints)
+            return await asyncio.wait_for(tikv_client.TransactionClient.connect(self._pd_endpoints), CALL_S)
         except Exception:
             if former is None:
                 raise
@@ -154,3 +155,4 @@ async def main(pd_endpoints: list[str]) -> None:
 
 if __name__ == "__main__":
     asyncio.run(main(sys.argv[1].split(",")))
+    os._exit(0)  # the threads of tikv-client do not survive the interpreter's end, and bring the process down with them
