@@ -34,7 +34,7 @@ FIELDS: Mapping[str, tuple[str, str]] = {
     "timestamp": ("<time>", "when a scheduler was looked at"),
     "physical": ("<time>", "milliseconds of a timestamp"),
     "uptime": ("<span>", "how long the store has run"),
-    "TTL": ("<span>", "seconds may pass between the answers; endless is told by its own number"),
+    "TTL": ("<span>", "seconds may pass between the answers; endless is told apart"),
     "git_hash": ("<build>", "of which source it is built"),
     "build_ts": ("<build>", "when it was built"),
     "deploy_path": ("<path>", "where the executable is"),
@@ -43,6 +43,9 @@ FIELDS: Mapping[str, tuple[str, str]] = {
     "data-dir": ("<path>", "where the data are"),
     "logical": ("<number>", "how many timestamps were granted in this millisecond"),
 }
+# Fields that are a time when they are this large, and the bound of a size in a histogram otherwise.
+TIMES_OR_SIZES = ("start", "end")
+LONG_AGO_S = 10**9
 # Lists that the real one writes in the order of a Go map, or by a measure that several have alike: by the beginning of
 # the question. They are compared as sets.
 UNORDERED = (
@@ -58,7 +61,7 @@ UNORDERED = (
 )
 ORDERED = ("~/regions/key", "~/regions/sibling", "~/regions/size", "~/regions/writeflow", "~/regions/range-holes")
 ZERO = (0, "0", "", None, "0001-01-01T00:00:00Z")
-ENDLESS = 1 << 40
+MOST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,10 @@ def normal(value: Json, names: Names, key: str = "") -> Json:
         if listed and all(isinstance(each, dict) and "member_id" in each for each in listed):
             listed.sort(key=lambda each: str(each["name"]))  # the order is that of random ids
         return listed
-    if key in FIELDS and value not in ZERO and not _is_endless(value):
-        return FIELDS[key][0]
+    if key in FIELDS and value not in ZERO:
+        return _endless(int(value)) if _is_endless(value) else FIELDS[key][0]
+    if key in TIMES_OR_SIZES and isinstance(value, int) and value > LONG_AGO_S:
+        return "<time>"
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int):
@@ -117,7 +122,12 @@ def in_order(value: Json) -> Json:
 
 
 def _is_endless(value: Json) -> bool:
-    return str(value).isdigit() and int(value) > ENDLESS and len(str(value)) >= 18 and int(value) >= 1 << 62
+    return str(value).isdigit() and int(value) >= 1 << 62
+
+
+def _endless(seconds: int) -> str:
+    """The largest number there is, or that less the time of the answer."""
+    return "<endless, from now on>" if MOST - seconds > LONG_AGO_S else "<endless>"
 
 
 def parts(value: Json, where: str = "body") -> dict[str, str]:

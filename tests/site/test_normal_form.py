@@ -23,6 +23,8 @@ def differing(one: Any, other: Any) -> list[str]:
         ({"client_urls": ["http://127.0.0.1:2379"]}, {"client_urls": ["http://127.0.0.1:9999"]}),
         ({"start_timestamp": 1}, {"start_timestamp": 2}),
         ({"last_heartbeat_ts": "2026-01-01T00:00:00Z"}, {"last_heartbeat_ts": "2026-02-02T02:02:02.5Z"}),
+        ({"end": 1795682103}, {"end": 1795682102}),
+        ({"TTL": str((1 << 63) - 1 - 1795682103)}, {"TTL": str((1 << 63) - 1 - 1795682102)}),
         ("op (createAt:2026-01-01 00:00:00 +0000 UTC)", "op (createAt:2027-01-01 00:00:00 +0000 UTC)"),
         ("mismatch cluster id, need 7001 but got 1", "mismatch cluster id, need 7002 but got 1"),
     ],
@@ -45,6 +47,8 @@ def test_what_is_of_one_cluster_does_not_count(one: Any, other: Any) -> None:
         ({"start_timestamp": 5}, {"start_timestamp": 0}, "body.start_timestamp"),
         ({"last_heartbeat_ts": "2026-01-01T00:00:00Z"}, {"last_heartbeat_ts": ""}, "body.last_heartbeat_ts"),
         ({"TTL": 5}, {"TTL": (1 << 63) - 1}, "body.TTL"),
+        ({"TTL": (1 << 63) - 1}, {"TTL": (1 << 63) - 1 - 1795682103}, "body.TTL"),
+        ({"start": 20}, {"start": 21}, "body.start"),
     ],
 )
 def test_everything_else_counts(one: Any, other: Any, part: str) -> None:
