@@ -38,8 +38,10 @@ async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
     headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP]
     headers += [("Connection", "close"), ("Content-Length", str(len(request.body)))]
     head = h11.Request(method=request.method, target=request.target, headers=headers)
-    for part in (head, h11.Data(data=request.body), h11.EndOfMessage()):
-        writer.write(connection.send(part) or b"")
+    parts = (head, h11.Data(data=request.body), h11.EndOfMessage())
+    if writer.is_closing():  # uvloop answers a write after that with no OSError
+        raise ConnectionResetError("the connection ended at once")
+    writer.write(b"".join(connection.send(part) or b"" for part in parts))
     await writer.drain()
     response: h11.Response | None = None
     body = bytearray()
