@@ -312,7 +312,7 @@ def operations(draw: st.DrawFn) -> Operation:
     return Operation(kind, KEY, called, returned, value, outcome, expected, swapped, previous)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.lists(operations(), max_size=6))
 @example([put(0, 9, "a"), put(0, 9, "a"), get(1, 2, "a"), delete(3, 4), get(5, 6, "a")])
 def test_agrees_with_brute_force(history: list[Operation]) -> None:
@@ -327,7 +327,7 @@ def assert_is_a_reason(judgement: Judgement, history: Sequence[Operation]) -> No
     assert brute_force(judgement.operations) is BAD
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32), st.integers(2, 5))
 def test_accepts_whatever_a_correct_register_answers(seed: int, distinct: int) -> None:
     chance = random.Random(seed)

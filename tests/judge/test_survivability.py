@@ -434,7 +434,7 @@ def regions_on(draw: st.DrawFn, stores: int) -> tuple[Peer, ...]:
     return tuple(Peer(one, role, draw(flags), draw(flags)) for one, role in zip(on, roles, strict=True))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(smalls(st.sampled_from([True] * 7 + [False])))
 def test_every_verdict_is_what_trying_all_subsets_finds(small: Small) -> None:
     seen = survivability_of(small.observation())
@@ -459,7 +459,7 @@ def completions(small: Small) -> Iterator[Small]:
             yield Small(choice[: len(small.pd)], choice[len(small.pd) :], regions)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     smalls(st.sampled_from([True] * 7 + [False, None])).filter(
         lambda small: (*small.pd, *small.stores).count(None) <= 3

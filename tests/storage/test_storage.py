@@ -163,7 +163,7 @@ STEPS = st.lists(
 QUERIES = st.lists(st.tuples(KEYS, st.none() | KEYS, st.integers(0, 5), st.booleans()), max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=STEPS, queries=QUERIES)
 def test_the_storage_behaves_like_a_sorted_dict(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, list[Any]]], queries: list[Any]
