@@ -208,13 +208,14 @@ class Wire(asyncio.Protocol):
         self.h2.local_settings = Settings(client=accept is None, initial_values=settings)
         self.h2.max_inbound_frame_size = FRAME
         self.loop = asyncio.get_running_loop()
-        self.heard_at = self.loop.time()
         self.may_write = asyncio.Event()  # the transport takes more
         self.may_write.set()
         self._accept = accept
         self._streams: dict[int, Stream] = {}
         self._freed = asyncio.Event()  # a stream of ours has ended
         self._beat: asyncio.TimerHandle | None = None
+        self._is_heard = True  # since the last beat
+        self._silent_beats = 0
         self._queued = 0  # bytes since the last flush
         self._is_flush_due = False
         self._unacknowledged = 0  # bytes of all streams that were not given back to the connection's window
@@ -231,7 +232,7 @@ class Wire(asyncio.Protocol):
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = self.loop.time()
+        self._is_heard = True
         try:
             heard = self.h2.receive_data(data)
         except Exception as error:  # h2 and hpack meet garbage with more than their own exceptions
@@ -279,14 +280,19 @@ class Wire(asyncio.Protocol):
             self.drop("connection closed")
 
     def keep_alive(self, period_s: float) -> None:
-        """Asks the other side for a sign of life after each silent period, and gives it up after three."""
-        silent_s = self.loop.time() - self.heard_at
+        """Asks the other side for a sign of life after each silent period, and gives it up after three.
+
+        The periods are counted, not timed: what stood still may have been this process, and then the answer waits in
+        the socket.
+        """
         if not self.alive:
             return
-        if silent_s > 3 * period_s:
-            self.drop(f"no sign of life for {silent_s:.1f} s")
+        self._silent_beats = 0 if self._is_heard else self._silent_beats + 1
+        self._is_heard = False
+        if self._silent_beats == 3:
+            self.drop(f"no sign of life for {self._silent_beats * period_s:.1f} s")
             return
-        if silent_s >= period_s:
+        if self._silent_beats:
             self.h2.ping(b"drillyrd")
             self.flush()
         self._beat = self.loop.call_later(period_s, self.keep_alive, period_s)
