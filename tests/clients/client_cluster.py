@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +17,7 @@ import drillyard
 from drillyard.faces.api import SyncCluster
 from drillyard.flows.report import Ending
 from drillyard.topology import PURPOSES, Topology
+from ports import free_port
 
 T = TypeVar("T")
 
@@ -133,18 +132,6 @@ def started(home: Path) -> Iterator[ClientCluster]:
 
 
 def settled(topology: Topology) -> Topology:
-    """The topology on ports that are free now, below those that the system lends to connecting programs: a member that
-    comes back must find its own still free."""
+    """The topology on ports that are free now."""
     wanted = [(member.name, purpose) for member in topology.members for purpose in PURPOSES[member.role]]
-    candidates = random.Random(os.getpid() ^ time.monotonic_ns()).sample(range(21000, 32000), 200)
-    free = (port for port in candidates if _is_free(port))
-    return topology.settle(dict(zip(wanted, free, strict=False)))
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+    return topology.settle({key: free_port() for key in wanted})

@@ -24,6 +24,7 @@ from drillyard.runtimes.local import LocalRuntime
 from drillyard.runtimes.plans import Executables
 from drillyard.runtimes.processes import identity
 from drillyard.topology import PURPOSES, Role, Topology
+from ports import free_port
 
 SERVING_S = 60.0  # what the slowest real server may take on a busy machine
 NAME = "contract"
@@ -133,13 +134,7 @@ class LocalSubject(Subject):
 def settled(topology: Topology) -> Topology:
     """The topology on ports that are free now."""
     keys = [(member.name, purpose) for member in topology.members for purpose in PURPOSES[member.role]]
-    probes = [socket.socket() for _ in keys]
-    for probe in probes:  # all at once, so that none is given twice
-        probe.bind(("127.0.0.1", 0))
-    ports = {key: probe.getsockname()[1] for key, probe in zip(keys, probes, strict=True)}
-    for probe in probes:
-        probe.close()
-    return topology.settle(ports)
+    return topology.settle({key: free_port() for key in keys})
 
 
 def _accepts(dial: Callable[[str], str], address: str) -> bool:

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 from drillyard.clients.calls import CallFailed
 from drillyard.clients.http import HttpClient
 from drillyard.clients.tikv import RawClient
+from ports import free_ports
 
 RUNNER = Path(__file__).with_name("recorded_member.py")
 PD_CONFIG = 'tick-interval = "100ms"\nelection-interval = "1s"\n'
@@ -32,14 +32,6 @@ pd-store-heartbeat-tick-interval = "1s"
 """
 PATIENCE_S = 60
 Disk = Callable[[bytes, bytes], bytes]
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @dataclass(frozen=True, slots=True)

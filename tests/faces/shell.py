@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,12 +15,13 @@ from typing import Any
 import pytest
 from schema_check import problems
 
+from ports import free_ports
+
 # A suite that was started in the background of a shell ignores SIGINT, and so would the commands that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLI = (sys.executable, "-m", "drillyard")
 PATIENCE_S = 110
-REAL_PORTS = range(20_160, 20_190)  # the real servers' own
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,6 @@ class Ran:
         assert told["exit_code"] == self.code
         assert told["ok"] == (self.code == 0)
         return told
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now, below those that the system gives to outgoing connections at any moment."""
-    found: set[int] = set()
-    while len(found) < count:
-        port = random.randrange(10_000, 30_000)
-        with socket.socket() as probe:
-            if port not in REAL_PORTS and probe.connect_ex(("127.0.0.1", port)) != 0:
-                found.add(port)
-    return list(found)
 
 
 class Shell:

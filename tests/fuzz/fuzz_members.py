@@ -7,7 +7,6 @@ They are what `pd-server` and `tikv-server` run, without the signals. What a req
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from drillyard.emulator.pd.server import PdServer, options_of
 from drillyard.emulator.tikv.server import TikvServer, configure
 from drillyard.wire import kvrpcpb, pdpb
 from drillyard.wire.services import PD, TIKV
+from ports import free_ports
 
 START_S = 30.0
 CALL_S = 10.0
@@ -36,7 +36,7 @@ class Members:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._tasks: list[asyncio.Task[None]] = []
         self._members: list[Member] = []
-        self.pd_port, self._peer_port, self.port, self.status_port = _free_ports(4)
+        self.pd_port, self._peer_port, self.port, self.status_port = free_ports(4)
         self.cluster_id = 0
         self._read: dict[Path, int] = {}  # how far each log was checked
         self.context = kvrpcpb.Context()
@@ -159,13 +159,3 @@ class Members:
 
 def _packed(request: Any) -> bytes:
     return request if isinstance(request, bytes) else bytes(request.SerializeToString())
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports

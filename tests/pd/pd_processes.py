@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,15 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ports import free_ports
+
 CONFIG = 'tick-interval = "100ms"\nelection-interval = "1s"\n'
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class PdProcesses:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pd_processes import PdProcesses, free_ports, until
+from pd_processes import PdProcesses, until
+
+from ports import free_ports
 
 V1 = "/pd/api/v1"
 CONFIG = '[raftstore]\npd-store-heartbeat-tick-interval = "500ms"\nraft-base-tick-interval = "100ms"\n'

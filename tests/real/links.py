@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from compose_subject import inspect, remove_project
-from shell import Shell, free_ports
+from shell import Shell
 
 from drillyard.runtimes.compose_plans import Images
+from ports import free_ports
 
 
 @contextmanager

@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tikv_members import free_port, wait_until
+from tikv_members import wait_until
+
+from ports import free_port
 
 SUBJECT = Path(__file__).parents[2] / "subjects" / "tikv"
 FILE = SUBJECT / "docker-compose.yaml"

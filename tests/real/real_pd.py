@@ -15,7 +15,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tikv_members import free_port, wait_until
+from tikv_members import wait_until
+
+from ports import free_port
 
 BUILT = Path(os.environ.get("DRILLYARD_REAL_PD_DIR") or Path(__file__).parents[2] / ".cache" / "real-pd")
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from compose_subject import REAL_PD, remove_project
-from shell import Shell, free_ports
+from shell import Shell
 
 from drillyard.faces import exits
+from ports import free_ports
 
 NAME = f"measured-{os.urandom(4).hex()}"
 TIKVS = ("tikv0", "tikv1", "tikv2")

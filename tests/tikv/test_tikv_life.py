@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from fake_pd import FakePd
 from tikv_cluster import Cluster
-from tikv_members import TikvProcess, call, free_port, kind_of, wait_until
+from tikv_members import TikvProcess, call, kind_of, wait_until
 
 from drillyard.wire import kvrpcpb, metapb, pdpb
 from drillyard.wire.services import TIKV
+from ports import free_port
 
 
 def start_all(cluster: Cluster) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import grpc
 
 from drillyard.wire import errorpb, kvrpcpb, metapb
 from drillyard.wire.method import Method
+from ports import free_port
 
 WAIT_S = 30.0
 CONFIG = """
@@ -38,13 +38,6 @@ def wait_until(what: str, holds: Callable[[], Any], timeout_s: float = WAIT_S) -
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s} s: {what}")
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
