@@ -80,6 +80,9 @@ class Night:
                 if store_id not in self.down:
                     store.tick()
                     self.settle()
+                assert store._sleep.awake == {
+                    each.region.id for each in store.replicas.values() if not each.rest.is_asleep
+                }
 
     def settle(self) -> None:
         """Carries everything out that can go on without time passing."""

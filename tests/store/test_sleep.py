@@ -480,7 +480,7 @@ def test_a_follower_asleep_under_nobody_is_found_out(night: Night) -> None:
     night.replicas()[leader].raft._follow(night.replicas()[leader].raft.term, 0)
     night.there[leader]._sleep.wake(night.replicas()[leader])
     for store_id in {1, 2, 3} - {other}:
-        night.replicas()[store_id].rest.is_asleep = True  # they stand still
+        night.there[store_id]._sleep._lie_down(night.replicas()[store_id])  # they stand still
     night.until(lambda: other not in night.asleep(), 3 * ELECTION)
 
 

@@ -50,6 +50,7 @@ class Sleep:
         self._touch = touch
         self._neighbours = Neighbours(store_id, settings.raft, down_ticks_of(settings))
         self._pulses: list[Pulse] = []
+        self.awake: set[int] = set()  # the regions whose replicas tick: a tick costs nothing for those that sleep
 
     def reconfigure(self, settings: Settings) -> None:
         self._settings = settings
@@ -113,6 +114,7 @@ class Sleep:
             return
         self.pass_time(replica)
         rest.is_asleep = False
+        self.awake.add(replica.region.id)
         rest.agreed.clear()
         self._neighbours.leave(replica.region.id)
         leader = replica.leader
@@ -123,10 +125,12 @@ class Sleep:
     def forget(self, replica: Replica) -> None:
         """The replica is destroyed."""
         replica.rest.is_asleep = False
+        self.awake.discard(replica.region.id)
         self._neighbours.leave(replica.region.id)
 
     def greet(self, replica: Replica) -> None:
         """A replica was found on disk, or has begun."""
+        self.awake.add(replica.region.id)
         if self._settings.hibernate:
             self._neighbours.greet(peer.store_id for peer in replica.region.peers)
 
@@ -220,6 +224,7 @@ class Sleep:
 
     def _lie_down(self, replica: Replica) -> None:
         replica.rest.is_asleep = True
+        self.awake.discard(replica.region.id)
         replica.rest.since = self._neighbours.ticks
 
     def _is_settled(self, replica: Replica) -> bool:

@@ -165,9 +165,10 @@ class Store:
     def tick(self) -> None:
         self._sleep.tick(self._box)
         self._questions.tick(self.settings.raft.election_ticks)
-        admitted = self._admit()
-        for region_id, replica in self.replicas.items():
-            if replica.rest.is_asleep or replica.is_installing:
+        awake = [(region_id, self.replicas[region_id]) for region_id in sorted(self._sleep.awake)]
+        admitted = self._admit(awake)
+        for region_id, replica in awake:
+            if replica.is_installing:
                 continue
             if replica.raft.is_impatient and region_id not in admitted:
                 continue
@@ -179,16 +180,12 @@ class Store:
             if replica.merging is not None and replica.watch.ticks % self.settings.merge_check_ticks == 0:
                 self._pursue(replica)
 
-    def _admit(self) -> set[int]:
+    def _admit(self, awake: list[tuple[int, Replica]]) -> set[int]:
         """Which of the replicas that miss their leader may campaign in this tick, in turn; time waits for the others.
 
         Many at once would keep each other from being elected in time, and begin again, without end.
         """
-        impatient = sorted(
-            region_id
-            for region_id, replica in self.replicas.items()
-            if not replica.rest.is_asleep and replica.raft.is_impatient
-        )
+        impatient = [region_id for region_id, replica in awake if replica.raft.is_impatient]
         if len(impatient) > CAMPAIGNS_A_TICK:
             first = bisect_right(impatient, self._last_admitted)
             impatient = (impatient[first:] + impatient[:first])[:CAMPAIGNS_A_TICK]
