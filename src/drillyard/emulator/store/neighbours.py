@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from drillyard.emulator.raft.types import Options
+from drillyard.emulator.store.region import scattered
 
 DOUBT_INTERVALS = 2  # heartbeat intervals without a good pulse after a connection broke
-_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,4 @@ class Neighbours:
 
 def mark_of(region_id: int, term: int) -> int:
     """A number that stands for the region led in that term; marks are gathered by exclusive or."""
-    mixed = (region_id * 0x9E3779B97F4A7C15 + term * 0xC2B2AE3D27D4EB4F) & _MASK
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
-    return mixed ^ (mixed >> 31)
+    return scattered(region_id, term)

@@ -23,6 +23,7 @@ class PeerRole(IntEnum):
     DEMOTING_VOTER = 3
 
 
+_MASK = (1 << 64) - 1
 JOINT_ROLES = frozenset({PeerRole.INCOMING_VOTER, PeerRole.DEMOTING_VOTER})
 
 
@@ -199,3 +200,11 @@ def _leave_joint(region: Region) -> Region:
     peers = tuple(replace(peer, role=settled.get(peer.role, peer.role)) for peer in region.peers)
     epoch = replace(region.epoch, conf_ver=region.epoch.conf_ver + moved)
     return replace(region, peers=peers, epoch=epoch)
+
+
+def scattered(region_id: int, salt: int = 0) -> int:
+    """A number that is as good as drawn by chance, and the same for everybody: PD gives region ids away in strides."""
+    mixed = (region_id * 0x9E3779B97F4A7C15 + salt * 0xC2B2AE3D27D4EB4F) & _MASK
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
+    return mixed ^ (mixed >> 31)

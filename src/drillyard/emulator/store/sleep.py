@@ -24,6 +24,7 @@ from drillyard.emulator.raft.configuration import electors, has_quorum
 from drillyard.emulator.raft.progress import ProgressState
 from drillyard.emulator.raft.types import MessageKind, Role
 from drillyard.emulator.store.neighbours import Alarm, Neighbours, Pulse, Trouble
+from drillyard.emulator.store.region import scattered
 from drillyard.emulator.store.replica import Envelope, Outbox, Replica, Settings
 
 _ASKS_FOR_VOTES = (MessageKind.PRE_VOTE, MessageKind.VOTE)
@@ -94,15 +95,16 @@ class Sleep:
     def _patience(self, replica: Replica) -> int:
         """When to campaign, now that the leader's store is silent: each voter has a part of the timeout to itself.
 
-        The order among them differs from region to region, so that the regions of a lost store spread.
+        The order among them differs from region to region, so that the regions of a lost store spread. Who is first
+        has nothing to wait for: many at once are held back by the store (`CAMPAIGNS_A_TICK`).
         """
         raft = replica.raft
         others = sorted(electors(raft.configuration) - {raft.leader})
         if raft.node not in others:
             return self._settings.raft.election_ticks
         part = max(1, self._settings.raft.election_ticks // len(others))
-        place = (others.index(raft.node) + replica.region.id) % len(others)
-        return 1 + place * part + self._chance(part)
+        place = (others.index(raft.node) + scattered(replica.region.id)) % len(others)
+        return 1 + place * part
 
     # ---- what wakes ----
 

@@ -41,7 +41,7 @@ from drillyard.emulator.store.errors import (
 from drillyard.emulator.store.merging import Fate, fate_of
 from drillyard.emulator.store.neighbours import Pulse
 from drillyard.emulator.store.questions import Questions
-from drillyard.emulator.store.region import Epoch, Peer, Region, configuration_of
+from drillyard.emulator.store.region import Epoch, Peer, Region, configuration_of, scattered
 from drillyard.emulator.store.replica import (
     FIRST_INDEX,
     FIRST_STATE,
@@ -129,7 +129,7 @@ class Store:
         self._chance = chance
         self._box = Outbox(tombstones=dict(tombstones or {}))
         self._touched: dict[int, None] = {}
-        self._last_admitted = 0
+        self._last_admitted = (0, 0)  # the place of a region in this store's order, and its id
         self._sleep = Sleep((store_id, settings), self.replicas, chance, self._touch)
         self._questions = Questions()
 
@@ -183,14 +183,17 @@ class Store:
     def _admit(self, awake: list[tuple[int, Replica]]) -> set[int]:
         """Which of the replicas that miss their leader may campaign in this tick, in turn; time waits for the others.
 
-        Many at once would keep each other from being elected in time, and begin again, without end.
+        Many at once would keep each other from being elected in time, and begin again, without end. So would stores
+        that all begin with the same regions, as after a restart of all; each has an order of its own.
         """
         impatient = [region_id for region_id, replica in awake if replica.raft.is_impatient]
-        if len(impatient) > CAMPAIGNS_A_TICK:
-            first = bisect_right(impatient, self._last_admitted)
-            impatient = (impatient[first:] + impatient[:first])[:CAMPAIGNS_A_TICK]
-            self._last_admitted = impatient[-1]
-        return set(impatient)
+        if len(impatient) <= CAMPAIGNS_A_TICK:
+            return set(impatient)
+        turns = sorted((scattered(region_id, self.id), region_id) for region_id in impatient)
+        first = bisect_right(turns, self._last_admitted)
+        turns = (turns[first:] + turns[:first])[:CAMPAIGNS_A_TICK]
+        self._last_admitted = turns[-1]
+        return {region_id for _, region_id in turns}
 
     def _touch(self, region_id: int) -> None:
         self._touched[region_id] = None

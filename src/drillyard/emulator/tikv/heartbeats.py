@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from drillyard.emulator.logs import Log
 from drillyard.emulator.store.commands import pack_peer
+from drillyard.emulator.store.region import scattered
 from drillyard.emulator.store.replica import RegionReport
 from drillyard.emulator.store.store import Split, Step
 from drillyard.emulator.tikv.engine import Engine
@@ -32,11 +33,6 @@ RegionStream = ClientStream[pdpb.RegionHeartbeatRequest, pdpb.RegionHeartbeatRes
 SLEEPERS_S = 60.0  # the period of regions that sleep, unless that of the others is longer
 SHORTEST_STEP_S = 0.5
 MOST_STEPS = 60  # of a period
-
-
-def _place(region_id: int) -> int:
-    """Spreads regions evenly, though PD gives away ids in strides."""
-    return region_id * 0x9E3779B97F4A7C15 >> 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +164,8 @@ class Heartbeats:
             due = {
                 region_id
                 for region_id in self._led()
-                if (_place(region_id) - moment) % (steps_asleep if replicas[region_id].rest.is_asleep else steps) == 0
+                if (scattered(region_id) - moment) % (steps_asleep if replicas[region_id].rest.is_asleep else steps)
+                == 0
             }
             if due:
                 self.report_soon(due)
