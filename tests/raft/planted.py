@@ -308,7 +308,7 @@ STRAGGLING_SNAPSHOTS = Scale(
 PLANTED = (
     Planted("two votes in a term", _double_vote, 20),
     Planted("vote forgotten on restart", _vote_forgotten, 20, scale=DUELS),
-    Planted("term forgotten on restart", _term_forgotten, 20),
+    Planted("term forgotten on restart", _term_forgotten, 40),
     Planted("older term committed by counting", _older_term_by_counting, 60, scale=SMALL_STEPS),
     Planted("read on a deposed leader", _read_without_round, 60, scale=DEPOSED),
     Planted("read before a commit in the own term", _read_before_own_commit, 60, scale=SLOW_DISKS),

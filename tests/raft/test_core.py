@@ -217,6 +217,45 @@ def test_timeouts_are_spread_by_chance() -> None:
     assert [ticks_until_campaign(draw) for draw in (0, 4, 9)] == [10, 14, 19]
 
 
+def crossed() -> list[Role]:
+    """Two of three sound each other out at the same moment, and the third is dead; what becomes of them."""
+    nodes = {node: make(node=node) for node in (1, 2)}
+    for raft in nodes.values():
+        raft.campaign()
+    while said := [message for raft in nodes.values() for message in sent(carry_out(raft))]:
+        for message in said:
+            if message.to in nodes:
+                nodes[message.to].step(message)
+    return [raft.role for raft in nodes.values()]
+
+
+def test_of_two_that_ask_at_the_same_moment_one_is_elected(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert crossed() == [Role.FOLLOWER, Role.LEADER]
+    monkeypatch.setattr(Raft, "_goes_before", lambda raft, rival: False)
+    assert crossed() == [Role.CANDIDATE, Role.CANDIDATE]
+
+
+@pytest.mark.parametrize(
+    ("rival", "ticks", "is_refused"),
+    [
+        pytest.param(Message(MessageKind.PRE_VOTE, 1, 2, 1), 0, True, id="its equal"),
+        pytest.param(Message(MessageKind.PRE_VOTE, 3, 2, 1), 0, False, id="who goes before it"),
+        pytest.param(Message(MessageKind.PRE_VOTE, 1, 2, 1), 4, True, id="still a moment ago"),
+        pytest.param(Message(MessageKind.PRE_VOTE, 1, 2, 1), 5, False, id="it may not be heard by the others"),
+        pytest.param(Message(MessageKind.PRE_VOTE, 1, 2, 1, 1, 1), 0, False, id="who has more"),
+        pytest.param(Message(MessageKind.VOTE, 1, 2, 1), 0, False, id="who is a candidate already"),
+    ],
+)
+def test_who_has_just_asked_holds_a_rival_back(rival: Message, ticks: int, is_refused: bool) -> None:
+    raft = make(node=2)
+    raft.campaign()
+    carry_out(raft)
+    for _ in range(ticks):
+        raft.tick()
+    raft.step(rival)
+    assert [message.reject for message in sent(carry_out(raft))] == [is_refused]
+
+
 @pytest.mark.parametrize("configuration", [Configuration(), Configuration(frozenset({2}), frozenset({1}))])
 def test_nobody_campaigns_without_a_vote(configuration: Configuration) -> None:
     raft = make(Restored(configuration))

@@ -440,9 +440,9 @@ class Raft:
     def _on_vote_request(self, message: Message) -> None:
         is_real = message.kind is MessageKind.VOTE
         is_free = self._vote == message.sender or (self._vote == 0 and self.leader == 0)
-        is_granted = (is_free or (not is_real and message.term > self.term)) and self._log.is_up_to_date(
-            message.index, message.log_term
-        )
+        if not is_real:
+            is_free = (is_free or message.term > self.term) and not self._goes_before(message)
+        is_granted = is_free and self._log.is_up_to_date(message.index, message.log_term)
         kind = MessageKind.VOTE_REPLY if is_real else MessageKind.PRE_VOTE_REPLY
         if not is_granted:
             self._refuse_vote(kind, message.sender)
@@ -452,6 +452,14 @@ class Raft:
             self._vote = message.sender
             self._elapsed = 0
             self._deferred.append(Message(kind, self.node, message.sender, self.term))
+
+    def _goes_before(self, rival: Message) -> bool:
+        """Of two that sound each other out at the same moment, one goes on; else each votes for itself, and the term is
+        lost. Not for long: the other need not hear this node.
+        """
+        is_fresh = self.role is Role.PRE_CANDIDATE and 2 * self._elapsed < self._options.election_ticks
+        is_equal = (rival.index, rival.log_term) == (self._log.last_index, self._log.last_term)
+        return is_fresh and is_equal and self.node > rival.sender
 
     def _refuse_vote(self, kind: MessageKind, candidate: int) -> None:
         """A refusal says what is committed here (see `_learn_commit`)."""
