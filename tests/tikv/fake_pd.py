@@ -1,7 +1,8 @@
 """Just enough of PD to let stores start: one member, or several that share one mind, on a loop in a thread.
 
-It hands out ids, bootstraps once, and asks for learners and promotions until a region has three voters. What it was
-told is kept for tests to look at; what it should say next can be queued.
+It hands out ids, bootstraps once, and asks for learners and promotions until a region has three voters. As PD does, it
+says its step with every heartbeat of the region, and again, unasked, with every heartbeat of a store: a region that
+sleeps tells nothing for long. What it was told is kept for tests to look at; what it should say next can be queued.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class Mind:
     stores: dict[int, metapb.Store] = field(default_factory=dict)
     beats: dict[int, pdpb.StoreStats] = field(default_factory=dict)
     reports: list[pdpb.RegionHeartbeatRequest] = field(default_factory=list)
-    streams: int = 0
+    streams: dict[int, Stream] = field(default_factory=dict)  # store -> the way to it
     queued: list[pdpb.RegionHeartbeatResponse] = field(default_factory=list)
+    learner: metapb.Peer | None = None  # the one that was asked for last
     leads: int = 0  # which member
 
     def next_id(self) -> int:
@@ -53,11 +55,22 @@ class Mind:
         if learner is not None and learner.id not in pending:
             change.add(peer=metapb.Peer(id=learner.id, store_id=learner.store_id))
         elif learner is None and len(region.peers) < self.wanted_voters and free:
-            peer = metapb.Peer(id=self.next_id(), store_id=free[0], role=metapb.PeerRole.Learner)
-            change.add(peer=peer, change_type=eraftpb.ConfChangeType.AddLearnerNode)
+            if self.learner is None or self.learner.store_id != free[0]:
+                self.learner = metapb.Peer(id=self.next_id(), store_id=free[0], role=metapb.PeerRole.Learner)
+            change.add(peer=self.learner, change_type=eraftpb.ConfChangeType.AddLearnerNode)
         else:
             return None
         return answer
+
+    async def push(self) -> None:
+        """Says the step of the region as it was reported last, if its leader can be reached."""
+        if not self.reports:
+            return
+        report = self.reports[-1]
+        stream = self.streams.get(report.leader.store_id)
+        step = (self.queued.pop(0) if self.queued else self.step(report)) if stream is not None else None
+        if stream is not None and step is not None:
+            await stream.send(step)
 
 
 class FakePd:
@@ -185,6 +198,7 @@ class FakePd:
                     head.error.message = f"duplicated store address: {store.address}"
                     return pdpb.PutStoreResponse(header=head)
             mind.stores[request.store.id] = request.store
+            await mind.push()
             return pdpb.PutStoreResponse(header=head)
 
         async def get_store(request: pdpb.GetStoreRequest) -> pdpb.GetStoreResponse:
@@ -192,6 +206,7 @@ class FakePd:
 
         async def store_heartbeat(request: pdpb.StoreHeartbeatRequest) -> pdpb.StoreHeartbeatResponse:
             mind.beats[request.stats.store_id] = request.stats
+            await mind.push()
             return pdpb.StoreHeartbeatResponse(header=header(request))
 
         async def get_region(request: pdpb.GetRegionRequest) -> pdpb.GetRegionResponse:
@@ -205,20 +220,20 @@ class FakePd:
             task = asyncio.current_task()
             assert task is not None
             self._streams.add(task)
-            mind.streams += 1
             stream.greet()
             try:
                 async for report in stream:
                     header(report)
                     mind.reports.append(report)
                     mind.region, mind.leader = report.region, report.leader
-                    step = mind.queued.pop(0) if mind.queued else mind.step(report)
-                    if step is not None:
-                        await stream.send(step)
+                    mind.streams[report.leader.store_id] = stream
+                    await mind.push()
             except asyncio.CancelledError:
                 raise RpcError(Status.UNAVAILABLE, "not leader") from None
             finally:
                 self._streams.discard(task)
+                for store_id in [each for each, bound in mind.streams.items() if bound is stream]:
+                    del mind.streams[store_id]
 
         pd = services.PD
         return {
