@@ -1,8 +1,9 @@
 """Settled regions sleep: their replicas neither tick nor talk until something happens (TiKV: hibernated regions).
 
 A region is settled when everything proposed is committed and applied by every peer, and nothing is asked, moved or
-changed. After an election timeout of that its leader says so with each heartbeat. A follower that has the same log, all
-of it applied, falls asleep and answers so; a leader that has such an answer from all its peers falls asleep too.
+changed. After an election timeout of that, or at once if nobody used it since its leader was elected, its leader says
+so with each heartbeat. A follower that has the same log, all of it applied, falls asleep and answers so; a leader that
+has such an answer from all its peers falls asleep too.
 
 Rules:
 - Sleep is never part of a decision. A sleeping replica keeps every promise; a leader that sleeps still needs a round
@@ -111,7 +112,7 @@ class Sleep:
     def wake(self, replica: Replica, *, has_work: bool = False) -> None:
         rest = replica.rest
         if has_work:
-            rest.settled_ticks, rest.is_asking = 0, False
+            rest.settled_ticks, rest.is_asking, rest.is_used = 0, False, True
         if not rest.is_asleep:
             return
         self.pass_time(replica)
@@ -208,12 +209,14 @@ class Sleep:
     def consider(self, replica: Replica) -> None:
         """After a tick of a replica that is awake: may it ask its peers to sleep, or sleep itself?"""
         rest = replica.rest
-        if not self._settings.hibernate or replica.raft.role is not Role.LEADER or not self._is_settled(replica):
+        leads = replica.raft.role is Role.LEADER
+        rest.is_used = rest.is_used and leads
+        if not self._settings.hibernate or not leads or not self._is_settled(replica):
             rest.settled_ticks, rest.is_asking = 0, False
             rest.agreed.clear()
             return
         rest.settled_ticks += 1
-        if rest.settled_ticks < self._settings.raft.election_ticks:
+        if rest.is_used and rest.settled_ticks < self._settings.raft.election_ticks:
             return
         if not rest.is_asking:
             replica.forget_log()
@@ -225,6 +228,7 @@ class Sleep:
             self._neighbours.lead(replica.region.id, replica.raft.term, stores)
 
     def _lie_down(self, replica: Replica) -> None:
+        replica.rest.is_used = False
         replica.rest.is_asleep = True
         self.awake.discard(replica.region.id)
         replica.rest.since = self._neighbours.ticks

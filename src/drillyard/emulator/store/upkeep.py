@@ -60,6 +60,7 @@ class Rest:
 
     is_asleep: bool = False
     is_asking: bool = False  # a leader asks its peers with each heartbeat
+    is_used: bool = False  # it had work since its leader was elected, or since it slept: more may follow
     settled_ticks: int = 0
     since: int = 0  # the store's tick up to which time has passed for a sleeper
     agreed: set[int] = field(default_factory=set)  # peers that said that they sleep
