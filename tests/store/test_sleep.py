@@ -15,7 +15,7 @@ from drillyard.emulator.store import sleep as sleep_module
 from drillyard.emulator.store.commands import Written
 from drillyard.emulator.store.neighbours import Alarm, Neighbours, Pulse, Trouble, mark_of
 from drillyard.emulator.store.replica import Envelope
-from drillyard.emulator.store.sleep import Sleep
+from drillyard.emulator.store.sleep import WAKES_A_TICK, Sleep
 from drillyard.emulator.store.store import CAMPAIGNS_A_TICK, Step, TransferLeader
 
 
@@ -276,7 +276,11 @@ def test_a_lost_store_costs_each_of_its_regions_one_election_and_the_rest_none()
     assert lost
     before = night.terms()
     night.kill(1)
-    night.tick(4 * ELECTION)
+    for _ in range(4 * ELECTION):
+        night.tick()
+        assert {region_id for region_id in night.ids if night.asleep(region_id) != {2, 3}} <= lost, (
+            "none of the rest wakes"
+        )
     assert night.all_asleep(), "a dead store must not keep the others awake"
     after = night.terms()
     assert {region_id for region_id in night.ids if after[region_id] != before[region_id]} == lost
@@ -287,6 +291,20 @@ def test_a_lost_store_costs_each_of_its_regions_one_election_and_the_rest_none()
     night.restart(1)
     night.until(night.all_asleep, 8 * ELECTION)
     assert night.terms() == after
+
+
+def test_leaders_greet_a_store_that_is_back_in_turn() -> None:
+    night = Night(regions=4 * WAKES_A_TICK)
+    night.until(night.all_asleep, 8 * ELECTION)
+    night.kill(1)
+    night.tick(4 * ELECTION)
+    night.restart(1)
+    asleep = 0
+    for _ in range(ELECTION):
+        night.tick()
+        before, asleep = asleep, sum(1 in night.asleep(region_id) for region_id in night.ids)
+        assert asleep - before <= 2 * WAKES_A_TICK, "two stores lead"
+    assert asleep == night.regions, "nobody had to wait until it missed its leader"
 
 
 def test_campaigns_take_their_turns_and_none_waits_for_those_that_cannot_be_won() -> None:
@@ -379,7 +397,15 @@ def _silence_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _returned_store_is_not_greeted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sleep, "_wake_all", lambda sleep, region_ids: None)
+    monkeypatch.setattr(Sleep, "_wake_in_turn", lambda sleep, region_ids: None)
+
+
+def _everybody_wakes_for_one_dead_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sleep, "_hears_quorum", lambda sleep, replica: False)
+
+
+def _all_greet_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sleep_module, "WAKES_A_TICK", 1000)
 
 
 def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,6 +425,8 @@ PLANTED = (
     _digest_says_nothing,
     _silence_wakes_nobody,
     _returned_store_is_not_greeted,
+    _everybody_wakes_for_one_dead_store,
+    _all_greet_at_once,
     _time_stands_still,
     _sleeper_ignores_its_deposition,
 )
@@ -423,6 +451,7 @@ def whole_nights() -> None:
         night.fall_asleep()
         check(night)
     test_a_lost_store_costs_each_of_its_regions_one_election_and_the_rest_none()
+    test_leaders_greet_a_store_that_is_back_in_turn()
     test_only_an_answer_ends_a_doubt()
     test_whoever_is_heard_and_does_not_agree_is_asked_and_nobody_woken()
 

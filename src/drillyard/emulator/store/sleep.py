@@ -12,14 +12,16 @@ Rules:
   that wakes sends heartbeats at once, which wake its peers, unless there is no work: then it asks them to sleep on.
 - Nobody sleeps in trust of a store that is not heard (`neighbours`). What it led wakes here and elects: not all
   regions at once, and the peers of one region not against each other.
-- A leader does not wait for peers on a silent store, as long as a quorum sleeps: else one dead store would keep all
-  regions awake. It wakes when that store is heard again. While it sleeps, what PD is told of the silence goes on.
+- A leader does not wait for peers on a silent store, as long as a quorum sleeps on stores that are heard: else one
+  dead store would keep all regions awake. It wakes when that store is heard again; then too, not all at once. While it
+  sleeps, what PD is told of the silence goes on.
 - Time stood still for a sleeper; `pass_time` makes up for it before anybody asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 
 from drillyard.emulator.raft.configuration import electors, has_quorum
 from drillyard.emulator.raft.progress import ProgressState
@@ -28,6 +30,7 @@ from drillyard.emulator.store.neighbours import Alarm, Neighbours, Pulse, Troubl
 from drillyard.emulator.store.region import scattered
 from drillyard.emulator.store.replica import Envelope, Outbox, Replica, Settings
 
+WAKES_A_TICK = 50
 _ASKS_FOR_VOTES = (MessageKind.PRE_VOTE, MessageKind.VOTE)
 
 
@@ -52,18 +55,23 @@ class Sleep:
         self._touch = touch
         self._neighbours = Neighbours(store_id, settings.raft, down_ticks_of(settings))
         self._pulses: list[Pulse] = []
+        self._to_wake: dict[int, None] = {}  # leaders of which a peer is heard again, in turn
         self.awake: set[int] = set()  # the regions whose replicas tick: a tick costs nothing for those that sleep
 
     def reconfigure(self, settings: Settings) -> None:
         self._settings = settings
         self._neighbours.reconfigure(settings.raft, down_ticks_of(settings))
         if not settings.hibernate:
-            self._wake_all(tuple(self._replicas))
+            for replica in self._replicas.values():
+                self.wake(replica)
 
     # ---- time ----
 
     def tick(self, box: Outbox) -> None:
         """Before the replicas tick."""
+        for region_id in tuple(islice(self._to_wake, WAKES_A_TICK)):
+            del self._to_wake[region_id]
+            self.wake(self._replicas[region_id])
         for alarm in self._neighbours.tick():
             self._take(alarm, box)
         self._pulses += self._neighbours.pulses()
@@ -86,7 +94,12 @@ class Sleep:
             replica = self._replicas[region_id]
             self._leave_leader(replica)
         for region_id in alarm.led_here:
-            self.wake(self._replicas[region_id])
+            if not self._hears_quorum(self._replicas[region_id]):
+                self.wake(self._replicas[region_id])
+
+    def _hears_quorum(self, replica: Replica) -> bool:
+        heard = {peer.id for peer in replica.region.peers if not self._neighbours.is_silent(peer.store_id)}
+        return has_quorum(replica.raft.configuration, heard)
 
     def _leave_leader(self, replica: Replica) -> None:
         """The leader in whose trust it sleeps is gone."""
@@ -129,6 +142,7 @@ class Sleep:
         """The replica is destroyed."""
         replica.rest.is_asleep = False
         self.awake.discard(replica.region.id)
+        self._to_wake.pop(replica.region.id, None)
         self._neighbours.leave(replica.region.id)
 
     def greet(self, replica: Replica) -> None:
@@ -138,10 +152,10 @@ class Sleep:
             self._neighbours.greet(peer.store_id for peer in replica.region.peers)
 
     def hear(self, envelope: Envelope) -> None:
-        self._wake_all(self._neighbours.hear(envelope.sender.store_id))
+        self._wake_in_turn(self._neighbours.hear(envelope.sender.store_id))
 
     def take_pulse(self, pulse: Pulse) -> None:
-        self._wake_all(self._neighbours.take(pulse))
+        self._wake_in_turn(self._neighbours.take(pulse))
         for region_id in self._neighbours.denied_by(pulse):
             self._leave_leader(self._replicas[region_id])
         if pulse.trusted:
@@ -151,9 +165,9 @@ class Sleep:
     def doubt(self, store_id: int) -> None:
         self._neighbours.doubt(store_id)
 
-    def _wake_all(self, region_ids: tuple[int, ...]) -> None:
-        for region_id in region_ids:
-            self.wake(self._replicas[region_id])
+    def _wake_in_turn(self, region_ids: tuple[int, ...]) -> None:
+        """All at once would have more to say than the stores can hear within an election timeout."""
+        self._to_wake |= dict.fromkeys(region_ids)
 
     def pass_time(self, replica: Replica) -> None:
         """Lets a sleeping replica know how much time went by, and when each peer's store was heard."""
