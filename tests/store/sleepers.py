@@ -53,6 +53,7 @@ class Night:
     settings: Settings = SETTINGS
     cut: set[tuple[int, int]] = field(default_factory=set)  # one direction each
     down: set[int] = field(default_factory=set)  # stopped, with all they know
+    messages_a_tick: int = 1 << 30  # that the machine can carry; the others wait
     sent: int = 0  # messages between peers
     pulses: int = 0
     elections: int = 0  # votes that were asked for, not only sounded out
@@ -60,6 +61,7 @@ class Night:
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
         self.queue: deque[Envelope | Pulse] = deque()
+        self.room = self.messages_a_tick
         self.pairs = {store_id: Pairs() for store_id in range(1, self.stores + 1)}
         self.there: dict[int, Store] = {}
         for store_id in self.pairs:
@@ -76,6 +78,7 @@ class Night:
 
     def tick(self, times: int = 1) -> None:
         for _ in range(times):
+            self.room = self.messages_a_tick
             for store_id, store in self.there.items():
                 if store_id not in self.down:
                     store.tick()
@@ -90,9 +93,10 @@ class Night:
             for store_id, store in self.there.items():
                 if store_id not in self.down:
                     self._turn(store)
-            if not self.queue:
+            if not self.queue or not self.room:
                 return
-            while self.queue:
+            while self.queue and self.room:
+                self.room -= 1
                 self._deliver(self.queue.popleft())
 
     def _turn(self, store: Store) -> None:

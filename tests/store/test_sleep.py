@@ -10,13 +10,15 @@ from sleepers import ELECTION, HEARTBEAT, SETTINGS, Night
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import Entry, Message, MessageKind, ProtocolBroken
+from drillyard.emulator.store import campaigns as campaigns_module
 from drillyard.emulator.store import neighbours as neighbours_module
 from drillyard.emulator.store import sleep as sleep_module
+from drillyard.emulator.store.campaigns import CAMPAIGNS_A_TICK
 from drillyard.emulator.store.commands import Written
 from drillyard.emulator.store.neighbours import Alarm, Neighbours, Pulse, Trouble, mark_of
 from drillyard.emulator.store.replica import Envelope
 from drillyard.emulator.store.sleep import WAKES_A_TICK, Sleep
-from drillyard.emulator.store.store import CAMPAIGNS_A_TICK, Step, TransferLeader
+from drillyard.emulator.store.store import Step, TransferLeader
 
 
 @pytest.fixture
@@ -271,7 +273,7 @@ def test_a_stopped_leader_is_missed_as_without_sleep(seed: int) -> None:
 
 def test_a_lost_store_costs_each_of_its_regions_one_election_and_the_rest_none() -> None:
     night = Night(regions=60)
-    night.fall_asleep()
+    night.until(night.all_asleep, 8 * ELECTION)
     lost = {region_id for region_id in night.ids if (store := night.leader(region_id)) is not None and store.id == 1}
     assert lost
     before = night.terms()
@@ -320,6 +322,11 @@ def test_campaigns_take_their_turns_and_none_waits_for_those_that_cannot_be_won(
     night.tick(6 * ELECTION)
     night.cut.clear()
     night.until(night.all_asleep, 20 * ELECTION)
+
+
+def test_a_machine_that_cannot_carry_all_campaigns_at_once_elects_all_leaders_in_time() -> None:
+    night = Night(regions=300, messages_a_tick=100)
+    night.until(lambda: all(night.leader(region_id) is not None for region_id in night.ids), 40 * ELECTION)
 
 
 def test_without_a_quorum_nobody_sleeps(night: Night) -> None:
@@ -401,11 +408,15 @@ def _returned_store_is_not_greeted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _everybody_wakes_for_one_dead_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sleep, "_hears_quorum", lambda sleep, replica: False)
+    monkeypatch.setattr(Sleep, "hears_quorum", lambda sleep, replica: False)
 
 
 def _all_greet_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sleep_module, "WAKES_A_TICK", 1000)
+
+
+def _campaigns_without_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaigns_module, "FEWEST", CAMPAIGNS_A_TICK)
 
 
 def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,6 +438,7 @@ PLANTED = (
     _returned_store_is_not_greeted,
     _everybody_wakes_for_one_dead_store,
     _all_greet_at_once,
+    _campaigns_without_a_window,
     _time_stands_still,
     _sleeper_ignores_its_deposition,
 )
@@ -452,6 +464,7 @@ def whole_nights() -> None:
         check(night)
     test_a_lost_store_costs_each_of_its_regions_one_election_and_the_rest_none()
     test_leaders_greet_a_store_that_is_back_in_turn()
+    test_a_machine_that_cannot_carry_all_campaigns_at_once_elects_all_leaders_in_time()
     test_only_an_answer_ends_a_doubt()
     test_whoever_is_heard_and_does_not_agree_is_asked_and_nobody_woken()
 

@@ -45,13 +45,11 @@ class Sleep:
         self,
         store: tuple[int, Settings],
         replicas: Mapping[int, Replica],
-        chance: Callable[[int], int],
         touch: Callable[[int], None],
     ) -> None:
         store_id, settings = store
         self._settings = settings
         self._replicas = replicas
-        self._chance = chance
         self._touch = touch
         self._neighbours = Neighbours(store_id, settings.raft, down_ticks_of(settings))
         self._pulses: list[Pulse] = []
@@ -94,12 +92,14 @@ class Sleep:
             replica = self._replicas[region_id]
             self._leave_leader(replica)
         for region_id in alarm.led_here:
-            if not self._hears_quorum(self._replicas[region_id]):
+            if not self.hears_quorum(self._replicas[region_id]):
                 self.wake(self._replicas[region_id])
 
-    def _hears_quorum(self, replica: Replica) -> bool:
-        heard = {peer.id for peer in replica.region.peers if not self._neighbours.is_silent(peer.store_id)}
-        return has_quorum(replica.raft.configuration, heard)
+    def hears_quorum(self, replica: Replica) -> bool:
+        """Whether the stores of enough of its peers are heard."""
+        others = (peer for peer in replica.region.peers if peer.id != replica.me.id)
+        heard = {peer.id for peer in others if not self._neighbours.is_silent(peer.store_id)}
+        return has_quorum(replica.raft.configuration, heard | {replica.me.id})
 
     def _leave_leader(self, replica: Replica) -> None:
         """The leader in whose trust it sleeps is gone."""

@@ -19,7 +19,6 @@ Rules:
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -27,6 +26,7 @@ from typing import TypeVar
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import HardState, MessageKind, Restored
 from drillyard.emulator.store import proposals
+from drillyard.emulator.store.campaigns import Campaigns
 from drillyard.emulator.store.commands import Growth, Proposal
 from drillyard.emulator.store.errors import (
     EpochNotMatch,
@@ -41,7 +41,7 @@ from drillyard.emulator.store.errors import (
 from drillyard.emulator.store.merging import Fate, fate_of
 from drillyard.emulator.store.neighbours import Pulse
 from drillyard.emulator.store.questions import Questions
-from drillyard.emulator.store.region import Epoch, Peer, Region, configuration_of, scattered
+from drillyard.emulator.store.region import Epoch, Peer, Region, configuration_of
 from drillyard.emulator.store.replica import (
     FIRST_INDEX,
     FIRST_STATE,
@@ -84,7 +84,6 @@ __all__ = [
 
 Said = TypeVar("Said")
 CANDIDATES = frozenset({MessageKind.VOTE, MessageKind.PRE_VOTE})
-CAMPAIGNS_A_TICK = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +128,8 @@ class Store:
         self._chance = chance
         self._box = Outbox(tombstones=dict(tombstones or {}))
         self._touched: dict[int, None] = {}
-        self._last_admitted = (0, 0)  # the place of a region in this store's order, and its id
-        self._sleep = Sleep((store_id, settings), self.replicas, chance, self._touch)
+        self._sleep = Sleep((store_id, settings), self.replicas, self._touch)
+        self._campaigns = Campaigns(store_id, self._sleep.hears_quorum)
         self._questions = Questions()
 
     @property
@@ -166,11 +165,12 @@ class Store:
         self._sleep.tick(self._box)
         self._questions.tick(self.settings.raft.election_ticks)
         awake = [(region_id, self.replicas[region_id]) for region_id in sorted(self._sleep.awake)]
-        admitted = self._admit(awake)
+        impatient = {region_id: replica for region_id, replica in awake if replica.raft.is_impatient}
+        admitted = self._campaigns.admit(impatient, self.replicas, self.settings.raft.election_ticks)
         for region_id, replica in awake:
             if replica.is_installing:
                 continue
-            if replica.raft.is_impatient and region_id not in admitted:
+            if region_id in impatient and region_id not in admitted:
                 continue
             replica.tick()
             replica.resume()
@@ -179,21 +179,6 @@ class Store:
             self._notice_work(replica)
             if replica.merging is not None and replica.watch.ticks % self.settings.merge_check_ticks == 0:
                 self._pursue(replica)
-
-    def _admit(self, awake: list[tuple[int, Replica]]) -> set[int]:
-        """Which of the replicas that miss their leader may campaign in this tick, in turn; time waits for the others.
-
-        Many at once would keep each other from being elected in time, and begin again, without end. So would stores
-        that all begin with the same regions, as after a restart of all; each has an order of its own.
-        """
-        impatient = [region_id for region_id, replica in awake if replica.raft.is_impatient]
-        if len(impatient) <= CAMPAIGNS_A_TICK:
-            return set(impatient)
-        turns = sorted((scattered(region_id, self.id), region_id) for region_id in impatient)
-        first = bisect_right(turns, self._last_admitted)
-        turns = (turns[first:] + turns[:first])[:CAMPAIGNS_A_TICK]
-        self._last_admitted = turns[-1]
-        return {region_id for _, region_id in turns}
 
     def _touch(self, region_id: int) -> None:
         self._touched[region_id] = None
