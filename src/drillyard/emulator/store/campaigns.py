@@ -43,8 +43,10 @@ class Campaigns:
         self._close(here, election_ticks)
         if not impatient:
             return set()
-        hopeless = [region_id for region_id, replica in impatient.items() if not self._hears_quorum(replica)]
-        hopeful = [region_id for region_id in impatient if region_id not in set(hopeless)]
+        hopeful: list[int] = []
+        hopeless: list[int] = []
+        for region_id, replica in impatient.items():
+            (hopeful if self._hears_quorum(replica) else hopeless).append(region_id)
         free = max(0, self._window - len(self._open))
         admitted = self._next(hopeful, free)
         self._open |= dict.fromkeys(admitted, self._ticks)
