@@ -27,6 +27,7 @@ ACCOUNTS = [b"account-%02d" % number for number in range(12)]
 OPENING = 100
 CLERKS = 4
 CALL_S = 5.0
+SERVED_S = 20.0
 
 
 @dataclass(slots=True)
@@ -54,13 +55,18 @@ class Bank:
         await transaction.commit()
 
     async def _client(self, former: tikv_client.TransactionClient | None = None) -> tikv_client.TransactionClient:
-        """A client in the place of one that failed: once it was told of no leader of PD, it panics for good."""
-        try:
-            return await asyncio.wait_for(tikv_client.TransactionClient.connect(self._pd_endpoints), CALL_S)
-        except Exception:
-            if former is None:
-                raise
-            return former
+        """A client in the place of one that failed: once it was told of no leader of PD, it panics for good. Who has
+        none yet asks again for a while: to connect takes an answer of PD like any other call."""
+        deadline = time.monotonic() + SERVED_S
+        while True:
+            try:
+                return await asyncio.wait_for(tikv_client.TransactionClient.connect(self._pd_endpoints), CALL_S)
+            except Exception:
+                if former is not None:
+                    return former
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.02)
 
     async def clerk(self, pessimistic: bool) -> None:
         client = await self._client()
@@ -121,7 +127,7 @@ class Bank:
     async def close(self) -> None:
         self._is_open = False
         client = await self._client()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + SERVED_S
         while True:
             try:
                 await asyncio.wait_for(self.audit(client), CALL_S)

@@ -186,10 +186,12 @@ def test_stores_go_on_with_the_next_leader(servers: PdProcesses) -> None:
             )
 
         await until(is_whole, "three stores Up and the region's leader known")
-        health = servers.ask(place, f"{V1}/health")
-        assert {each["name"]: each["health"] for each in health} == {
-            name: number != leader for number, name in enumerate(servers.names)
-        }
+        expected = {name: number != leader for number, name in enumerate(servers.names)}
+
+        def is_told() -> bool:
+            return {each["name"]: each["health"] for each in servers.ask(place, f"{V1}/health") or ()} == expected
+
+        await until(is_told, "only the one that was killed is ill")
         assert not stores.errors
         await stores.close()
 
@@ -225,13 +227,16 @@ def test_without_a_quorum_nothing_is_given_away_and_questions_are_answered_soon(
 
 
 def test_a_follower_does_not_hang_on_a_dead_or_stopped_leader(servers: PdProcesses) -> None:
-    leader = servers.wait_for_leader()
-    follower = (leader + 1) % 3
-    servers.signal(leader, signal.SIGSTOP)
-    status, content_type, body = servers.get(follower, f"{V1}/members")
+    for _ in range(5):  # where this process stood still between stop and question, another member leads already
+        leader = servers.wait_for_leader()
+        follower = (leader + 1) % 3
+        servers.signal(leader, signal.SIGSTOP)
+        status, content_type, body = servers.get(follower, f"{V1}/members")
+        servers.signal(leader, signal.SIGCONT)
+        if status != 200:
+            break
     assert (status, content_type) in ((500, "text/plain; charset=utf-8"), (503, "text/plain; charset=utf-8"))
     assert body in (b"[PD:apiutil:ErrRedirect]redirect failed\n", b"no leader\n")
-    servers.signal(leader, signal.SIGCONT)
     servers.wait_for_leader()
 
 
