@@ -52,10 +52,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PdProcesses]:
             stores.start()
             await until(stores.has_three_voters, "three voters")
             await until(
-                lambda: servers.ask(0, f"{V1}/cluster/status")["is_initialized"], "the last heartbeat has arrived"
+                lambda: servers.told(0, f"{V1}/cluster/status")["is_initialized"], "the last heartbeat has arrived"
             )
             # A store that started in this second has no uptime yet.
-            await until(lambda: "uptime" in servers.ask(0, f"{V1}/store/3")["status"], "an uptime")
+            await until(lambda: "uptime" in servers.told(0, f"{V1}/store/3")["status"], "an uptime")
         finally:
             await stores.close()
 

@@ -105,6 +105,15 @@ class PdProcesses:
         status, _, body = self.get(place, path)
         return json.loads(body) if status == 200 else None
 
+    def told(self, place: int, path: str) -> Any:
+        """The JSON of an answer as soon as there is one: a member that knows no leader for a moment has none."""
+
+        def look() -> tuple[Any] | None:
+            answer = self.ask(place, path)
+            return None if answer is None else (answer,)
+
+        return until(look, f"{self.names[place]} answers {path}")[0]
+
     def send(self, place: int, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """Status and JSON of the answer to a request that may change something."""
         data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()

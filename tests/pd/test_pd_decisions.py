@@ -181,7 +181,7 @@ def test_hot_spots_and_the_trend_have_the_fields_of_the_real_ones(whole: PdProce
             ("regions_count", 0),
             ("statistics", []),
         ]
-        assert list(whole.ask(leader, f"{V1}/hotspot/regions/{kind}?store_id=2")["as_peer"]) == ["2"]
+        assert list(whole.told(leader, f"{V1}/hotspot/regions/{kind}?store_id=2")["as_peer"]) == ["2"]
         assert whole.send(leader, "GET", f"{V1}/hotspot/regions/{kind}?store_id=x") == (400, "invalid store id: x")
     rates = whole.ask(leader, f"{V1}/hotspot/stores")
     assert sorted(rates) == sorted(
@@ -228,9 +228,9 @@ def test_what_is_said_about_a_store_outlives_its_leader(whole: PdProcesses) -> N
     )
     say("POST", "config", {"cluster-version": "8.0.0"}, UPDATED)
     say("POST", "config", {"log.level": "debug"}, UPDATED)
-    assert whole.ask(leader, f"{V1}/config")["log"]["level"] == "debug"
+    assert whole.told(leader, f"{V1}/config")["log"]["level"] == "debug"
     say("POST", "admin/log", "info", "The log level is updated.")
-    assert whole.ask(leader, f"{V1}/config")["log"]["level"] == "info"
+    assert whole.told(leader, f"{V1}/config")["log"]["level"] == "info"
     other = next(place for place in range(3) if place != leader)
     say("POST", f"leader/transfer/{whole.names[other]}", None, "The transfer command is submitted.")
     assert whole.wait_for_leader() == other
@@ -238,24 +238,24 @@ def test_what_is_said_about_a_store_outlives_its_leader(whole: PdProcesses) -> N
     assert store["store"]["labels"] == [{"key": "zone", "value": "b"}]
     assert (store["status"]["leader_weight"], store["status"]["region_weight"]) == (0.5, 2)
     limits = whole.ask(other, f"{V1}/stores/limit")
-    assert limits == whole.ask(other, f"{V1}/config/schedule")["store-limit"]
+    assert limits == whole.told(other, f"{V1}/config/schedule")["store-limit"]
     assert [limits[each] for each in "123"] == [
         {"add-peer": 15, "remove-peer": 9},
         {"add-peer": 8, "remove-peer": 9},
         {"add-peer": 15, "remove-peer": 9},
     ]
     assert whole.ask(other, f"{V1}/config/cluster-version") == "8.0.0"
-    assert whole.ask(other, f"{V1}/labels/stores?name=ZO")["count"] == 1
+    assert whole.told(other, f"{V1}/labels/stores?name=ZO")["count"] == 1
 
 
 def test_a_destroyed_store_ends_as_a_tombstone(whole: PdProcesses) -> None:
     """The last test here: the store stays gone."""
     leader = leader_of(whole)
     assert whole.send(leader, "DELETE", f"{V1}/store/3?force") == (200, "The store is set as Offline.")
-    shown = whole.ask(leader, f"{V1}/store/3")["store"]
+    shown = whole.told(leader, f"{V1}/store/3")["store"]
     assert (shown["state"], shown["node_state"], shown["state_name"]) == (1, 2, "Offline")
     assert shown["physically_destroyed"] is True
     destroyed = "[PD:core:ErrStoreDestroyed]store 3 has been physically destroyed"
     assert whole.send(leader, "POST", f"{V1}/store/3/state?state=Up") == (400, destroyed)
     assert whole.send(leader, "DELETE", f"{V1}/stores/remove-tombstone") == (200, "Remove tombstone successfully.")
-    assert whole.ask(leader, f"{V1}/stores")["count"] == 3  # it is none yet: it has a peer of the region
+    assert whole.told(leader, f"{V1}/stores")["count"] == 3  # it is none yet: it has a peer of the region

@@ -269,7 +269,7 @@ def test_the_configuration_is_the_leaders(fresh: PdProcesses) -> None:
 
 
 def test_members_stand_in_the_order_of_their_ids(fresh: PdProcesses) -> None:
-    ids = [each["member_id"] for each in fresh.ask(0, f"{V1}/members")["members"]]
+    ids = [each["member_id"] for each in fresh.told(0, f"{V1}/members")["members"]]
     assert ids == sorted(ids)
 
 
@@ -352,7 +352,7 @@ def test_settings_that_pd_acts_on_can_be_changed(whole: PdProcesses) -> None:
         return raw(whole.client_ports[place], head.encode() + body).partition(b"\r\n\r\n")[2]
 
     assert post(follower, b'{"max-store-down-time": "1h30m"}') == b'"The config is updated."\n'
-    assert whole.ask(leader, f"{V1}/config/schedule")["max-store-down-time"] == "1h30m0s"
+    assert whole.told(leader, f"{V1}/config/schedule")["max-store-down-time"] == "1h30m0s"
     assert post(leader, b'{"foo": 1}') == b'"config item foo not found"\n'
     assert b"cannot be" in post(leader, b'{"max-store-down-time": "zz"}')
     assert b"cannot be" in post(leader, b'{"max-replicas": 0}')

@@ -130,7 +130,7 @@ def test_nothing_is_lost_when_all_members_die_at_once(servers: PdProcesses) -> N
         await until(
             lambda: (
                 b'"learner' not in servers.get(0, f"{V1}/regions")[2].lower()
-                and servers.ask(0, f"{V1}/cluster/status")["is_initialized"]
+                and servers.told(0, f"{V1}/cluster/status")["is_initialized"]
             ),
             "PD has heard of them",
         )
@@ -286,7 +286,7 @@ def test_a_member_that_lost_its_data_directory_is_refused(servers: PdProcesses) 
     leader = servers.wait_for_leader()
     lost = (leader + 1) % 3
     deadline = time.monotonic() + 20
-    while not all(each.get("client_urls") for each in servers.ask(leader, f"{V1}/members")["members"]):
+    while not all(each.get("client_urls") for each in servers.told(leader, f"{V1}/members")["members"]):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     servers.kill(lost)
@@ -301,7 +301,7 @@ def test_a_lost_data_directory_is_noticed_before_the_member_votes(servers: PdPro
     leader = servers.wait_for_leader()
     lost, other = (leader + 1) % 3, (leader + 2) % 3
     deadline = time.monotonic() + 20
-    while not all(each.get("client_urls") for each in servers.ask(leader, f"{V1}/members")["members"]):
+    while not all(each.get("client_urls") for each in servers.told(leader, f"{V1}/members")["members"]):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     servers.kill(0, 1, 2)
@@ -598,7 +598,7 @@ def test_the_calls_of_an_official_client(servers: PdProcesses) -> None:
             await stream.send(left)
             await stream.send(right)
             leader = servers.client_ports.index(stores.pd.leader_port)
-            await until(lambda: servers.ask(leader, f"{V1}/regions/count")["count"] == 2, "two regions")
+            await until(lambda: servers.told(leader, f"{V1}/regions/count")["count"] == 2, "two regions")
         await stores.close()
         return stores
 

@@ -57,7 +57,7 @@ def test_a_member_of_higher_priority_comes_to_lead(tmp_path: Path) -> None:
         assert servers.send(leader, "POST", f"{V1}/members/name/x", {}) == (404, "not found, pd: x")
         assert servers.send(leader, "POST", path, {"leader-priority": 5}) == (200, "success")
         until(lambda: servers.leader() == chosen, "the member of higher priority leads")
-        shown = servers.ask(chosen, f"{V1}/members")["members"]
+        shown = servers.told(chosen, f"{V1}/members")["members"]
         assert {each["name"]: each.get("leader_priority") for each in shown}[servers.names[chosen]] == 5
     finally:
         servers.close()

@@ -79,9 +79,9 @@ def test_a_store_leaves(cluster: Cluster) -> None:
     refusal = pd.send(0, "DELETE", f"{V1}/store/{staying}")
     assert (refusal[0], "ErrStoresNotEnough" in refusal[1]) == (400, True)
     until(lambda: cluster.stores()[leaving]["store"]["state_name"] == "Tombstone", "it is a tombstone", within_s=40)
-    peers = pd.ask(0, f"{V1}/regions")["regions"][0]["peers"]
+    peers = pd.told(0, f"{V1}/regions")["regions"][0]["peers"]
     assert [peer["store_id"] for peer in peers] == [staying]
-    assert leaving not in {each["store"]["id"] for each in pd.ask(0, f"{V1}/stores")["stores"]}
+    assert leaving not in {each["store"]["id"] for each in pd.told(0, f"{V1}/stores")["stores"]}
     place = cluster.place_of(leaving)
     log = cluster.home / f"tikv{place}.log"
     until(lambda: "store is tombstone" in log.read_text(), "the store is told")
