@@ -15,10 +15,10 @@ from drillyard.wire import errorpb
 Work = Callable[[RawClient, StubCluster], Awaitable[None]]
 
 
-def with_client(directory: Path, work: Work) -> None:
+def with_client(directory: Path, work: Work, timeout_s: float = 20.0) -> None:
     async def run() -> None:
         async with StubCluster(directory) as stub:
-            client = RawClient([stub.addresses[name] for name in PDS], timeout_s=1.0)
+            client = RawClient([stub.addresses[name] for name in PDS], timeout_s=timeout_s)
             try:
                 await work(client, stub)
             finally:
@@ -87,7 +87,7 @@ def test_a_write_without_an_answer_is_unknown_and_a_read_failed(tmp_path: Path) 
         assert (lost.result, lost.kind) == (Result.UNKNOWN, "timed-out")
         assert (await client.get(b"a")).result is Result.FAILED
 
-    with_client(tmp_path, work)
+    with_client(tmp_path, work, timeout_s=1.0)
 
 
 def test_a_write_that_was_never_sent_failed(tmp_path: Path) -> None:

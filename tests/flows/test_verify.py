@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from stub_cluster import CLUSTER, PDS, Heard, StubCluster, World
 
+from drillyard.flows import evidence, lookout
 from drillyard.flows.report import Ending, MemberRow, Picture, Report, proven_words
 from drillyard.flows.up import verify
 from drillyard.judge.readiness import Gate, Status
@@ -28,7 +29,11 @@ def look(directory: Path, change: Change = lambda world: None) -> Report:
     async def run() -> Report:
         async with StubCluster(directory) as stub:
             change(stub.world)
-            return await verify(stub.scope(), "stub")
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                if stub.world.hanging:
+                    monkeypatch.setattr(lookout, "ONE_LOOK_PATIENCE_S", 2.0)
+                    monkeypatch.setattr(evidence, "VIEW_PATIENCE_S", 1.0)
+                return await verify(stub.scope(), "stub")
 
     return asyncio.run(run())
 
@@ -310,8 +315,9 @@ def test_what_is_behind_a_closed_gate_is_not_asked_while_waiting(tmp_path: Path)
     assert first.readiness.of(Gate.DATA_PATH).text == "not known (data-path): not asked yet"
 
 
-def test_an_exit_ends_the_wait_at_once_and_leaves_evidence(tmp_path: Path) -> None:
+def test_an_exit_ends_the_wait_at_once_and_leaves_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while another member hangs: the event cuts the look short."""
+    monkeypatch.setattr(evidence, "VIEW_PATIENCE_S", 2.0)
 
     async def run() -> tuple[Report, StubCluster]:
         async with StubCluster(tmp_path) as stub:
@@ -432,8 +438,6 @@ def test_an_interruption_saves_evidence_and_stays_an_interruption(tmp_path: Path
 
 
 def test_bundles_of_one_second_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    from drillyard.flows import evidence
-
     async def run() -> list[Path]:
         async with StubCluster(tmp_path) as stub:
             scene = evidence.Scene("twice", await stub.runtime.deployment("stub"))

@@ -16,7 +16,10 @@ from pathlib import Path
 def main() -> None:
     flags = dict(a.lstrip("-").split("=", 1) for a in sys.argv[1:] if a.startswith("--") and "=" in a)
     behaviour = flags.get("stand-in", "")
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "ignore-term" else lambda *_: os._exit(0))
+    if behaviour == "ignore-term":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:  # kept until it is waited for: a handler is not run for a signal that comes just before a wait
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     data_dir = Path(flags["data-dir"])
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "starts").open("a") as starts:
@@ -33,8 +36,9 @@ def main() -> None:
     print("serving", flush=True)
     if behaviour.startswith("exit:"):
         sys.exit(int(behaviour.removeprefix("exit:")))
-    while True:
+    if behaviour == "ignore-term":
         signal.pause()
+    signal.sigwait({signal.SIGTERM})
 
 
 if __name__ == "__main__":
