@@ -253,6 +253,8 @@ def apply_write(record: drillpb.Command, region: Region, state: State, growth: G
     """Applies `mutations`, `swap` or `transaction`; without effect, with a region error, if the range has changed."""
     if record.version != region.epoch.version:
         return EpochNotMatch((region,))
+    if record.mutations:
+        return _mutate(record.mutations, region, state, growth)
     if record.HasField("swap"):
         return _swap(record.swap, region, state, growth)
     if record.HasField("transaction"):
@@ -260,21 +262,31 @@ def apply_write(record: drillpb.Command, region: Region, state: State, growth: G
             if not region.has_key(key):
                 return KeyNotInRegion(key, region)
         return apply_transaction(record.transaction, state, growth.count)
-    for mutation in record.mutations:
-        if not region.has_key(mutation.key):
-            return KeyNotInRegion(mutation.key, region)
-    for mutation in record.mutations:
-        if mutation.kind == PUT:
-            state.put(mutation.key, mutation.value, Family(mutation.family))
-            growth.count(mutation.key, mutation.value)
-        elif mutation.kind == DELETE:
-            state.delete(mutation.key, Family(mutation.family))
-            growth.count(mutation.key, None)
-        elif mutation.kind == EXPIRE:
+    return Written()
+
+
+def _mutate(mutations: Iterable[drillpb.Mutation], region: Region, state: State, growth: Growth) -> WriteOutcome:
+    read = [(mutation.key, mutation.kind, mutation) for mutation in mutations]  # once: each look into a message costs
+    for key, _, _ in read:
+        if not region.has_key(key):
+            return KeyNotInRegion(key, region)
+    for key, kind, mutation in read:
+        if kind == PUT:
+            value = mutation.value
+            state.put(key, value, _family(mutation.family))
+            growth.count(key, value)
+        elif kind == DELETE:
+            state.delete(key, _family(mutation.family))
+            growth.count(key, None)
+        elif kind == EXPIRE:
             _expire(mutation, state, growth)
         else:
             _delete_range(mutation, region, state, growth)
     return Written()
+
+
+def _family(number: int) -> Family:
+    return Family(number) if number else Family.DEFAULT
 
 
 def _expire(mutation: drillpb.Mutation, state: State, growth: Growth) -> None:

@@ -479,6 +479,8 @@ class Replica:
             self._apply_change(entry, record, box)
         elif not entry.data:
             pass
+        elif record.mutations or record.HasField("transaction"):  # first, for they are most
+            return apply_write(record, self.region, state, self.growth)
         elif record.HasField("split"):
             self._apply_split(record, state, box, here)
         elif record.HasField("prepare_merge"):
