@@ -57,7 +57,8 @@ def aimed(sender: Peer, numbers: dict[str, Any], entries: list[bytes], extra: di
     )
     packed.message.CopyFrom(drillpb.RaftMessage(sender=sender.id, to=ME.id, **numbers, **extra))
     for number, data in enumerate(entries):  # in order, as they are sent
-        packed.message.entries.add(index=packed.message.index + 1 + number, term=packed.message.term, data=data)
+        entry = Entry(packed.message.term, packed.message.index + 1 + number, data)
+        packed.message.entries.append(raft_codec.encode_entry(entry))
     return packed
 
 

@@ -59,6 +59,24 @@ def test_an_entry_comes_back_equal(entry: Entry) -> None:
     assert raft_codec.decode_entry(raft_codec.encode_entry(entry)) == entry
 
 
+@given(MESSAGES)
+def test_entries_are_packed_once_and_arrive_as_the_same_bytes(message: Message) -> None:
+    sender, receiver = raft_codec.EntryRecords(), raft_codec.EntryRecords()
+    records = [sender.encode(entry) for entry in message.entries]
+    packed = raft_codec.pack_message(message, sender.encode)
+    assert list(packed.entries) == records == [raft_codec.encode_entry(entry) for entry in message.entries]
+    arrived = raft_codec.unpack_message(packed, receiver.decode)
+    assert arrived == message
+    assert [receiver.encode(entry) for entry in arrived.entries] == records
+
+
+def test_equal_entries_of_two_groups_do_not_share_their_bytes() -> None:
+    records, twin = raft_codec.EntryRecords(), Entry(3, 7, b"here")
+    arrived = records.decode(raft_codec.encode_entry(Entry(3, 7, b"there")))
+    assert raft_codec.decode_entry(records.encode(twin)) == twin
+    assert raft_codec.decode_entry(records.encode(arrived)).data == b"there"
+
+
 @given(METAS)
 def test_the_place_of_a_snapshot_comes_back_equal(meta: SnapshotMeta) -> None:
     assert raft_codec.unpack_meta(raft_codec.pack_meta(meta)) == meta

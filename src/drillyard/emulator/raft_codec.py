@@ -6,6 +6,8 @@ never guessed at. What it does not do: it knows no files, no streams and no regi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from google.protobuf.message import DecodeError
 
 from drillyard.emulator.raft.types import (
@@ -51,6 +53,32 @@ def decode_entry(record: bytes) -> Entry:
         return unpack_entry(drillpb.Entry.FromString(record))
     except DecodeError as error:
         raise MalformedRecord("a log entry cannot be read") from error
+
+
+class EntryRecords:
+    """Entries on their way as bytes: made once for the disk and every follower, and not anew for a follower's disk.
+
+    What is known of an entry is known of that very object; `clear` is called as soon as those on their way have gone.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Entry, bytes]] = {}  # by the entry's identity, which it keeps while it is here
+
+    def encode(self, entry: Entry) -> bytes:
+        known = self._known.get(id(entry))
+        if known is None:
+            known = self._known[id(entry)] = entry, encode_entry(entry)
+        return known[1]
+
+    def decode(self, record: bytes) -> Entry:
+        entry = decode_entry(record)
+        self._known[id(entry)] = entry, record
+        return entry
+
+    def clear(self) -> None:
+        self._known.clear()
 
 
 def encode_hard_state(state: HardState) -> bytes:
@@ -103,7 +131,7 @@ def unpack_meta(packed: drillpb.SnapshotMeta) -> SnapshotMeta:
     return SnapshotMeta(packed.index, packed.term, unpack_configuration(packed.configuration))
 
 
-def pack_message(message: Message) -> drillpb.RaftMessage:
+def pack_message(message: Message, encode: Callable[[Entry], bytes] = encode_entry) -> drillpb.RaftMessage:
     return drillpb.RaftMessage(
         kind=message.kind,
         sender=message.sender,
@@ -112,7 +140,7 @@ def pack_message(message: Message) -> drillpb.RaftMessage:
         index=message.index,
         log_term=message.log_term,
         commit=message.commit,
-        entries=[pack_entry(entry) for entry in message.entries],
+        entries=[encode(entry) for entry in message.entries],
         reject=message.reject,
         hint_index=message.hint_index,
         hint_term=message.hint_term,
@@ -122,7 +150,7 @@ def pack_message(message: Message) -> drillpb.RaftMessage:
     )
 
 
-def unpack_message(packed: drillpb.RaftMessage) -> Message:
+def unpack_message(packed: drillpb.RaftMessage, decode: Callable[[bytes], Entry] = decode_entry) -> Message:
     try:
         kind = MessageKind(packed.kind)
     except ValueError as error:
@@ -135,7 +163,7 @@ def unpack_message(packed: drillpb.RaftMessage) -> Message:
         index=packed.index,
         log_term=packed.log_term,
         commit=packed.commit,
-        entries=tuple(unpack_entry(entry) for entry in packed.entries),
+        entries=tuple(decode(record) for record in packed.entries),
         reject=packed.reject,
         hint_index=packed.hint_index,
         hint_term=packed.hint_term,

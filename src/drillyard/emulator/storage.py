@@ -497,6 +497,7 @@ class RaftLog:
         self._prefix = b"\x01" + group.to_bytes(8, "big")
         self._hard_state_key = self._prefix + b"h"
         self._start_key = self._prefix + b"s"
+        self._entry_prefix = self._prefix + b"e"
         self._first = 1  # of the entries that are kept; first = last + 1 when there are none
         self._last = 0
 
@@ -517,7 +518,7 @@ class RaftLog:
         self._first, self._last = index + 1, index + len(entries)
         return LoadedLog(state, entries, index, term)
 
-    def stage(self, batch: Batch, ready: Ready) -> None:
+    def stage(self, batch: Batch, ready: Ready, encode: Callable[[Entry], bytes] = raft_codec.encode_entry) -> None:
         """Adds step 1 of the Ready to the batch: hard state, the place of a snapshot, entries."""
         if ready.hard_state is not None:
             batch.put(self._hard_state_key, raft_codec.encode_hard_state(ready.hard_state))
@@ -531,7 +532,7 @@ class RaftLog:
         if not self._first <= first <= self._last + 1:
             raise ValueError(f"entries from {first} do not join a log of {self._first} to {self._last}")
         for entry in ready.entries:
-            batch.put(self._entry_key(entry.index), raft_codec.encode_entry(entry))
+            batch.put(self._entry_key(entry.index), encode(entry))
         self._delete_entries(batch, last + 1, self._last)  # the replaced tail may have been longer
         self._last = last
 
@@ -553,7 +554,7 @@ class RaftLog:
         self._first, self._last = 1, 0
 
     def _entry_key(self, index: int) -> bytes:
-        return self._prefix + b"e" + index.to_bytes(8, "big")
+        return self._entry_prefix + index.to_bytes(8, "big")
 
     def _delete_entries(self, batch: Batch, first: int, last: int) -> None:
         for index in range(first, last + 1):

@@ -92,14 +92,14 @@ class RaftMessage(_message.Message):
     index: int
     log_term: int
     commit: int
-    entries: _containers.RepeatedCompositeFieldContainer[Entry]
+    entries: _containers.RepeatedScalarFieldContainer[bytes]
     reject: bool
     hint_index: int
     hint_term: int
     context: bytes
     forced: bool
     snapshot: SnapshotMeta
-    def __init__(self, kind: _Optional[int] = ..., sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., index: _Optional[int] = ..., log_term: _Optional[int] = ..., commit: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping[str, _Any]]]] = ..., reject: _Optional[bool] = ..., hint_index: _Optional[int] = ..., hint_term: _Optional[int] = ..., context: _Optional[bytes] = ..., forced: _Optional[bool] = ..., snapshot: _Optional[_Union[SnapshotMeta, _Mapping[str, _Any]]] = ...) -> None: ...
+    def __init__(self, kind: _Optional[int] = ..., sender: _Optional[int] = ..., to: _Optional[int] = ..., term: _Optional[int] = ..., index: _Optional[int] = ..., log_term: _Optional[int] = ..., commit: _Optional[int] = ..., entries: _Optional[_Iterable[bytes]] = ..., reject: _Optional[bool] = ..., hint_index: _Optional[int] = ..., hint_term: _Optional[int] = ..., context: _Optional[bytes] = ..., forced: _Optional[bool] = ..., snapshot: _Optional[_Union[SnapshotMeta, _Mapping[str, _Any]]] = ...) -> None: ...
 
 class Envelope(_message.Message):
     __slots__ = ("cluster_id", "region_id", "region_epoch", "from_peer", "to_peer", "message", "range", "rest", "pulse")

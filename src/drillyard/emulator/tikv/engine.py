@@ -192,6 +192,7 @@ class Engine:
         self._installing: dict[int, asyncio.Task[None]] = {}
         self._sending = 0
         self._refused: dict[int, str] = {}  # why a peer took no snapshot the last time, the latest last
+        self._records = raft_codec.EntryRecords()
         self._loop = asyncio.get_running_loop()
         self._snapshots = Snapshots(storage)
         self.store: Store
@@ -202,7 +203,7 @@ class Engine:
         """Takes up everything that is on disk."""
         tombstones: dict[int, int] = {}
         living: list[tuple[Region, int, Merging | None]] = []
-        async for record in self._records():
+        async for record in self._replica_records():
             region = region_in(record)
             if record.state == TOMBSTONE:
                 tombstones[region.id] = record.peer_id
@@ -228,7 +229,7 @@ class Engine:
             self.store.restore(RestoredReplica(region, peer_id, restored, merging))
         self.wake()
 
-    async def _records(self) -> AsyncIterator[drillpb.ReplicaRecord]:
+    async def _replica_records(self) -> AsyncIterator[drillpb.ReplicaRecord]:
         """All replicas' records, a few at a time."""
         cursor, end = REPLICA_PREFIX, _after(REPLICA_PREFIX)
         while found := self.storage.scan(cursor, end, RECORDS_AT_ONCE):
@@ -339,12 +340,13 @@ class Engine:
         if packed.HasField("pulse"):
             self._guard(lambda: self.store.hear(unpack_pulse(packed)))
             return
-        try:
-            envelope = unpack_envelope(packed)
-        except raft_codec.MalformedRecord as error:
-            self._log.warn("malformed message from a peer is ignored", err=error)
+        if packed.message.entries and self.storage.available < APPEND_FLOOR_BYTES:
             return
-        if envelope.message is not None and envelope.message.entries and self.storage.available < APPEND_FLOOR_BYTES:
+        try:
+            envelope = unpack_envelope(packed, decode=self._records.decode)
+        except raft_codec.MalformedRecord as error:
+            self._records.clear()
+            self._log.warn("malformed message from a peer is ignored", err=error)
             return
         self._guard(lambda: self._step(envelope))
 
@@ -408,6 +410,7 @@ class Engine:
         except (ProtocolBroken, StorageFailed, AssertionError, ValueError) as error:
             self._break(error)
             return
+        self._records.clear()
         for pulse in self.store.take_pulses():
             self._transport.send(pulse.to, pack_pulse(pulse, self.identity.cluster_id))
         due = self.store.reports_due()
@@ -444,7 +447,7 @@ class Engine:
         else:
             log = self._raft_log(region_id)
             if work.ready is not None:
-                log.stage(batch, work.ready)
+                log.stage(batch, work.ready, self._records.encode)
             if work.compact_to:
                 log.compact(batch, work.compact_to)
             if work.has_record:
@@ -486,7 +489,8 @@ class Engine:
             cast(Ticket, ticket)(outcome)
 
     def _send(self, envelope: Envelope) -> None:
-        self._transport.send(envelope.to.store_id, pack_envelope(envelope, self.identity.cluster_id))
+        packed = pack_envelope(envelope, self.identity.cluster_id, self._records.encode)
+        self._transport.send(envelope.to.store_id, packed)
 
     # ---- snapshots ----
 

@@ -8,9 +8,12 @@ the Raft logs'. Everything here translates; nothing decides.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from google.protobuf.message import DecodeError
 
 from drillyard.emulator import raft_codec
+from drillyard.emulator.raft.types import Entry
 from drillyard.emulator.store.commands import pack_epoch, pack_peer, unpack_peer
 from drillyard.emulator.store.commands import pack_region as pack_region
 from drillyard.emulator.store.commands import unpack_epoch as unpack_epoch
@@ -105,30 +108,35 @@ def merging_in(record: drillpb.ReplicaRecord) -> Merging | None:
     return Merging(unpack_region(record.merging.target), record.merging.min_index, record.merging_index)
 
 
-def pack_envelope(envelope: Envelope, cluster_id: int) -> drillpb.Envelope:
+def pack_envelope(
+    envelope: Envelope, cluster_id: int, encode: Callable[[Entry], bytes] = raft_codec.encode_entry
+) -> drillpb.Envelope:
     return drillpb.Envelope(
         cluster_id=cluster_id,
         region_id=envelope.region_id,
         region_epoch=pack_epoch(envelope.epoch),
         from_peer=pack_peer(envelope.sender),
         to_peer=pack_peer(envelope.to),
-        message=None if envelope.message is None else raft_codec.pack_message(envelope.message),
+        message=None if envelope.message is None else raft_codec.pack_message(envelope.message, encode),
         range=None if envelope.range is None else drillpb.KeyRange(start=envelope.range[0], end=envelope.range[1]),
         rest=envelope.rest,
     )
 
 
-def unpack_envelope(packed: drillpb.Envelope, region: Region | None = None) -> Envelope:
+def unpack_envelope(
+    packed: drillpb.Envelope, region: Region | None = None, decode: Callable[[bytes], Entry] = raft_codec.decode_entry
+) -> Envelope:
     """Raises `raft_codec.MalformedRecord` for what no peer of ours would send."""
     try:
-        for entry in packed.message.entries:
+        message = raft_codec.unpack_message(packed.message, decode) if packed.HasField("message") else None
+        for entry in message.entries if message is not None else ():
             drillpb.Command.FromString(entry.data)  # once it is committed it is too late to refuse it
         return Envelope(
             packed.region_id,
             unpack_epoch(packed.region_epoch),
             unpack_peer(packed.from_peer),
             unpack_peer(packed.to_peer),
-            raft_codec.unpack_message(packed.message) if packed.HasField("message") else None,
+            message,
             region,
             (packed.range.start, packed.range.end) if packed.HasField("range") else None,
             packed.rest,
