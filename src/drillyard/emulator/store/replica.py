@@ -490,6 +490,8 @@ class Replica:
         elif record.HasField("rollback_merge"):
             self._apply_rollback_merge(record)
         elif record.compact_to:
+            if record.compact_to >= entry.index:
+                raise ValueError("it would forget what is not applied yet")
             self._compact_to = max(self._compact_to, record.compact_to if self.merging is None else 0)
         else:
             return apply_write(record, self.region, state, self.growth)
