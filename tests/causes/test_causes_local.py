@@ -22,6 +22,7 @@ from tikv_members import wait_until
 import tikv
 from drillyard.faces import exits
 from drillyard.topology import Role
+from ports import free_port
 
 provokes = pytest.mark.provokes
 
@@ -49,10 +50,12 @@ def check(drillyard: Shell) -> dict[str, Any]:
     return cause_in(drillyard("verify", "--json"))
 
 
+def members(drillyard: Shell) -> dict[str, dict[str, Any]]:
+    return {one["name"]: one for one in drillyard("status", "--json").document["deployment"]["members"]}
+
+
 def member(drillyard: Shell, name: str) -> dict[str, Any]:
-    members = drillyard("status", "--json").document["deployment"]["members"]
-    found: dict[str, Any] = next(one for one in members if one["name"] == name)
-    return found
+    return members(drillyard)[name]
 
 
 def pid_of(drillyard: Shell, name: str) -> int:
@@ -274,8 +277,7 @@ def test_data_in_use(drillyard: Shell) -> None:
     deployed = member(drillyard, "tikv1")
     argv = Path(f"/proc/{deployed['pid']}/cmdline").read_bytes().split(b"\0")[:-1]
     assert drillyard("stop", "tikv1").code == 0
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        ports = {b"addr": one.getsockname()[1], b"status-addr": two.getsockname()[1]}
+    ports = {b"addr": free_port(), b"status-addr": free_port()}
     elsewhere = [
         re.sub(rb"^--(addr|status-addr)=(.*):\d+$", lambda m: b"--%s=%s:%d" % (m[1], m[2], ports[m[1]]), a)
         for a in argv
@@ -308,7 +310,7 @@ def test_a_disk_that_is_too_full_for_writes(drillyard: Shell, tmp_path: Path) ->
     path = drillyard.topology(tikv=1)
     reserve = 'config = {"storage.reserve-space" = "900TB"}'  # more than any disk here has left
     path.write_text(path.read_text().replace('name = "tikv0"', f'name = "tikv0"\n{reserve}'))
-    cause = cause_in(up(drillyard, "--topology", str(path), "--timeout", "5"))
+    cause = cause_in(up(drillyard, "--topology", str(path), "--timeout", "8"))
     assert (cause["name"], cause["members"]) == ("disk-full", ["tikv0"])
 
 
@@ -318,7 +320,7 @@ def test_a_disk_that_is_too_full_for_writes(drillyard: Shell, tmp_path: Path) ->
 @provokes("slow-start")
 def test_slow_start(drillyard: Shell, tmp_path: Path) -> None:
     server = broken(tmp_path / "bin", Role.TIKV, SLOW_START, only="tikv1")
-    cause = cause_in(up(drillyard, "--tikv-binary", server, "--timeout", "2.5"))
+    cause = cause_in(up(drillyard, "--tikv-binary", server, "--timeout", "6"))
     assert (cause["name"], cause["members"]) == ("slow-start", ["tikv1"])
     assert "verify --wait" in cause["mend"]
 
@@ -346,7 +348,7 @@ def test_slow_disk(drillyard: Shell, tmp_path: Path) -> None:
 
 @provokes("clock-jump")
 def test_clock_jump(drillyard: Shell, tmp_path: Path) -> None:
-    cause = cause_in(up(drillyard, "--pd-binary", broken(tmp_path / "bin", Role.PD, SLOW_CLOCK), "--timeout", "5"))
+    cause = cause_in(up(drillyard, "--pd-binary", broken(tmp_path / "bin", Role.PD, SLOW_CLOCK), "--timeout", "8"))
     assert cause["name"] == "clock-jump"
     assert re.search(r"36\d\d s behind", cause["text"])
 
@@ -355,10 +357,14 @@ def test_clock_jump(drillyard: Shell, tmp_path: Path) -> None:
 def test_machine_slept(drillyard: Shell, tmp_path: Path) -> None:
     server = broken(tmp_path / "bin", Role.TIKV, HANG, only="tikv1")  # so that there is something to wait for
     waiting = drillyard.begin("up", "--tikv-binary", server, "--timeout", "12", "--json")
-    names = ("pd0", "pd1", "pd2", "tikv0", "tikv2")
     wait_until("the start", lambda: drillyard("list", "--json").document["deployments"] != [])
-    wait_until("all members", lambda: all(member(drillyard, name)["pid"] for name in names))
-    pids = [waiting.pid, *(pid_of(drillyard, name) for name in names)]
+
+    def started() -> list[int] | None:  # by one question: `up` does not wait for the command line
+        pids = [one["pid"] for name, one in members(drillyard).items() if name != "tikv1"]
+        return pids if all(pids) else None
+
+    pids = [waiting.pid, *wait_until("all members", started)]
+    assert waiting.poll() is None
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     time.sleep(5)

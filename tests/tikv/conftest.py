@@ -9,12 +9,18 @@ from tikv_cluster import Cluster
 from tikv_members import TikvProcess
 
 
+class SteadyProcess(TikvProcess):
+    """Leads on through moments in which the machine lets nobody run: its tests ask a place once."""
+
+    config = "raft-election-timeout-ticks = 100\n"
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three stores that nobody harms."""
     home = tmp_path_factory.mktemp("stores")
     with FakePd() as pd:
-        members = [TikvProcess(home / f"tikv{number}", pd.endpoints) for number in range(3)]
+        members = [SteadyProcess(home / f"tikv{number}", pd.endpoints) for number in range(3)]
         try:
             for member in members:
                 member.start()
