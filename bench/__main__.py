@@ -37,6 +37,7 @@ def benches(soak_minutes: float = 60.0) -> tuple[Bench, ...]:
         Bench("memory", "idle members", start.memory),
         Bench("failover", "SIGKILL of leaders until clients are served", failover.measure),
         Bench("throughput", "official clients on one region and on sixteen", throughput.measure),
+        Bench("transactions", "scans and transactions of official clients", throughput.transactions),
         Bench("calls", "what HTTP/2 and gRPC alone cost a server", calls.measure),
         Bench("fresh", "a cluster for a test, and reset", fresh.measure),
         Bench("regions", "1, 100 and 1,000 regions, idle and after the loss of a store", regions.measure, rounds=1),

@@ -2,11 +2,14 @@
 
     PROGRAM PD_ENDPOINT,... ACTION IN_FLIGHT KEYS SECONDS
 
-ACTION is `put`, `get` or `scan` (of 100 pairs from a key on), by IN_FLIGHT workers, each of which begins an operation
-when its last has ended, on keys drawn evenly of KEYS; or `fill`, which writes all KEYS once in batches of 500 and takes
-no heed of SECONDS. Values have 100 bytes. A short warm-up is not counted. A call that fails ends the program.
+ACTION is `put`, `get` or `scan` (of 100 pairs from a key on), `txn-put` (an optimistic transaction that writes one key)
+or `transfer` (a pessimistic one that locks, reads and writes two), by IN_FLIGHT workers, each of which begins an
+operation when its last has ended, on keys drawn evenly of KEYS; no two transactions want the same key. Or it is `fill`,
+which writes all KEYS once in batches of 500 and takes no heed of SECONDS. Values have 100 bytes. A short warm-up is not
+counted. A call that fails ends the program.
 
-It prints one line of JSON: `done` operations within `seconds`, and the median and the 99th percentile of an operation.
+It prints one line of JSON: `done` operations within `seconds`, the median and the 99th percentile of an operation;
+and, for what an operation costs, the operations of the warm-up and the CPU time of both together.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
+from bench.figures import Results
 from bench.kept import ROOT
 from bench.plan import BenchFailed
 
@@ -47,26 +52,22 @@ class Load:
     client: Client
     endpoints: Sequence[str]
 
-    def fill(self, keys: int = KEYS) -> Seen:
-        return self._run("fill", 8, keys, 0.0)
+    def fill(self, keys: int = KEYS) -> float:
+        """How many keys a second were written."""
+        told = self._run("fill", 8, keys, 0.0)
+        return float(told["done"] / told["seconds"])
 
-    def put(self, in_flight: int = IN_FLIGHT, keys: int = KEYS, seconds: float = SECONDS) -> Seen:
-        return self._run("put", in_flight, keys, seconds)
+    def run(self, action: str, in_flight: int = IN_FLIGHT, keys: int = KEYS, seconds: float = SECONDS) -> Seen:
+        return Seen(**self._run(action, in_flight, keys, seconds))
 
-    def get(self, in_flight: int = IN_FLIGHT, keys: int = KEYS, seconds: float = SECONDS) -> Seen:
-        return self._run("get", in_flight, keys, seconds)
-
-    def scan(self, in_flight: int = IN_FLIGHT, keys: int = KEYS, seconds: float = SECONDS) -> Seen:
-        return self._run("scan", in_flight, keys, seconds)
-
-    def _run(self, action: str, in_flight: int, keys: int, seconds: float) -> Seen:
+    def _run(self, action: str, in_flight: int, keys: int, seconds: float) -> dict[str, Any]:
         numbers = (str(in_flight), str(keys), str(seconds))
         command = [*program(self.client), ",".join(self.endpoints), action, *numbers]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
         if ran.returncode:
             raise BenchFailed(f"{self.client.value} {action} {' '.join(numbers)} failed: {ran.stderr[-1000:]}")
-        told = json.loads(ran.stdout)
-        return Seen(told["done"], told["seconds"], told["p50_ms"], told["p99_ms"])
+        told: dict[str, Any] = json.loads(ran.stdout)
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,29 @@ class Seen:
     seconds: float
     p50_ms: float
     p99_ms: float
+    warmed: int
+    cpu_s: float
 
     @property
     def rate(self) -> float:
         return self.done / self.seconds
+
+    @property
+    def all(self) -> int:
+        return self.done + self.warmed
+
+
+def clients(results: Results) -> list[Client]:
+    """Those that are on this machine; the others are missing in the results."""
+    there = []
+    for client in Client:
+        try:
+            program(client)
+        except Missing as missing:
+            results.miss(client.value, str(missing))
+        else:
+            there.append(client)
+    return there
 
 
 @functools.cache

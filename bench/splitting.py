@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.deployment import pd_addresses
 from bench.plan import BenchFailed
-from drillyard.clients.calls import split_address, strip_scheme
+from drillyard.clients.calls import split_address
 from drillyard.wire import pdpb, services
 from drillyard.wire.rpc import Channel
 
@@ -25,7 +25,7 @@ def split(members: dict[str, dict[str, Any]], keys: list[bytes]) -> None:
     """Cuts the key space at these keys, through PD."""
 
     async def split() -> None:
-        channel = Channel(*split_address(_leader_of(members)))
+        channel = Channel(*split_address(members[pd_leader(members)]["addresses"]["client"]))
         try:
             cluster_id = (await channel.unary(services.PD.GetMembers, pdpb.GetMembersRequest())).header.cluster_id
             for start in range(0, len(keys), SPLIT_AT_ONCE):
@@ -90,6 +90,5 @@ def _post(url: str, document: dict[str, Any]) -> None:
         refused.close()
 
 
-def _leader_of(members: dict[str, dict[str, Any]]) -> str:
-    """The client address of PD's leader."""
-    return strip_scheme(ask(f"http://{pd_addresses(members)[0]}/pd/api/v1/leader")["client_urls"][0])
+def pd_leader(members: dict[str, dict[str, Any]]) -> str:
+    return str(ask(f"http://{pd_addresses(members)[0]}/pd/api/v1/leader")["name"])

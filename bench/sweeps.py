@@ -10,9 +10,8 @@ import time
 
 from bench.deployment import Deployment, cpu_s, pd_addresses, standing, temporary
 from bench.figures import Figure, Results
-from bench.load import Client, Load
+from bench.load import Client, Load, clients
 from bench.start import largest
-from bench.throughput import clients
 
 IN_FLIGHT = (1, 4, 16, 64, 256)
 IN_FLIGHT_S = 0.7
@@ -38,8 +37,8 @@ def in_flight(results: Results) -> None:
             load = Load(client, pd_addresses(deployment.members()))
             load.fill()
             for count in IN_FLIGHT:
-                for action, act in (("put", load.put), ("get", load.get)):
-                    seen = act(in_flight=count, seconds=IN_FLIGHT_S)
+                for action in ("put", "get"):
+                    seen = load.run(action, in_flight=count, seconds=IN_FLIGHT_S)
                     figures = in_flight_figures(client, action)
                     for figure, value in zip(figures, (seen.rate, seen.p50_ms, seen.p99_ms), strict=True):
                         results.add(figure.of(count), value)
@@ -60,10 +59,10 @@ def keys(results: Results) -> None:
             return
         for count in KEYS:
             load = Load(Client.UNARY, pd_addresses(deployment.members()))
-            results.add(KEYS_LOADED.of(count), load.fill(count).rate)
+            results.add(KEYS_LOADED.of(count), load.fill(count))
             for _ in range(KEYS_SPANS):
-                for action, act in (("put", load.put), ("get", load.get), ("scan", load.scan)):
-                    results.add(KEYS_RATES[action].of(count), act(keys=count, seconds=KEYS_S).rate)
+                for action, figure in KEYS_RATES.items():
+                    results.add(figure.of(count), load.run(action, keys=count, seconds=KEYS_S).rate)
                 results.add(KEYS_PSS.of(count), largest(deployment)[1])
             for _ in range(KEYS_SPANS):
                 deployment.run("down")
@@ -107,4 +106,4 @@ def _members(pds: int, stores: int, results: Results) -> tuple[float, float, flo
 def _put_ms(deployment: Deployment, results: Results) -> float | None:
     if Client.UNARY not in clients(results):
         return None
-    return Load(Client.UNARY, pd_addresses(deployment.members())).put(in_flight=1, seconds=ALONE_S).p50_ms
+    return Load(Client.UNARY, pd_addresses(deployment.members())).run("put", in_flight=1, seconds=ALONE_S).p50_ms

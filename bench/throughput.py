@@ -1,25 +1,33 @@
-"""What official clients get of a cluster, on one region and on sixteen."""
+"""What official clients get of a cluster, on one region and on sixteen, and what an operation costs."""
 
 from __future__ import annotations
 
 import os
 
 from bench import figures
-from bench.deployment import Deployment, pd_addresses, standing
+from bench.costs import Parts
+from bench.deployment import pd_addresses, standing
 from bench.figures import Figure, Results
-from bench.load import KEYS, Client, Load, Missing, program
+from bench.load import KEYS, Client, Load, clients
 from bench.splitting import split, spread
 from bench.start import largest
 
 REGIONS = 16
 IS_A_CORE_FREE = (os.cpu_count() or 1) >= 8  # six members, the client and PD's leader keep that many busy
 RATES = {
-    (Client.UNARY, "puts"): figures.PUTS,
-    (Client.UNARY, "gets"): figures.GETS,
-    (Client.BATCH, "puts"): figures.BATCH_PUTS,
-    (Client.BATCH, "gets"): figures.BATCH_GETS,
+    (Client.UNARY, "put"): figures.PUTS,
+    (Client.UNARY, "get"): figures.GETS,
+    (Client.BATCH, "put"): figures.BATCH_PUTS,
+    (Client.BATCH, "get"): figures.BATCH_GETS,
 }
+ACTIONS = ("put", "get")
 P50_MS = {"put": 3.0, "get": 1.5}
+ALONE_S = 1.0
+LARGE = {
+    "scan": "scans of 100 pairs",
+    "txn-put": "optimistic transactions that write one key",
+    "transfer": "pessimistic transactions that read and write two keys",
+}
 
 
 def alone(client: Client, action: str) -> tuple[Figure, Figure]:
@@ -32,9 +40,18 @@ def alone(client: Client, action: str) -> tuple[Figure, Figure]:
     )
 
 
+def large(client: Client, action: str) -> tuple[Figure, Figure]:
+    """The rate with 64 in flight, and the median of one at a time."""
+    key, name = f"{action}-{client.name.lower()}", LARGE[action]
+    return (
+        Figure(f"{key}-rate", f"{name}, 64 in flight ({client.value})", "/s", is_rate=True),
+        Figure(f"{key}-p50", f"p50 of {name}, one in flight ({client.value})", "ms"),
+    )
+
+
 def spread_rate(client: Client, action: str) -> tuple[Figure, Figure]:
     """On sixteen regions: the rate, and how many times that of one region."""
-    key, name = f"{action}-{client.name.lower()}", f"{action}, 64 in flight, {REGIONS} regions over three leaders"
+    key, name = f"{action}s-{client.name.lower()}", f"{action}s, 64 in flight, {REGIONS} regions over three leaders"
     return (
         Figure(f"{key}-spread", f"{name} ({client.value})", "/s", is_rate=True),
         Figure(
@@ -47,50 +64,40 @@ def spread_rate(client: Client, action: str) -> tuple[Figure, Figure]:
     )
 
 
-def clients(results: Results) -> list[Client]:
-    """Those that are on this machine; the others are missing in the results."""
-    there = []
-    for client in Client:
-        try:
-            program(client)
-        except Missing as missing:
-            results.miss(client.value, str(missing))
-        else:
-            there.append(client)
-    return there
-
-
 def measure(results: Results) -> None:
     with standing() as deployment:
-        loads = [Load(client, pd_addresses(deployment.members())) for client in clients(results)]
+        members = deployment.members()
+        loads = [Load(client, pd_addresses(members)) for client in clients(results)]
         if not loads:
             return
         loads[0].fill()
         for load in loads:
-            for action, act in (("put", load.put), ("get", load.get)):
-                seen = act(in_flight=1, seconds=1.0)
-                p50, p99 = alone(load.client, action)
-                results.add(p50, seen.p50_ms)
-                results.add(p99, seen.p99_ms)
-        rates = {key: rate for load in loads for key, rate in _rates(load).items()}
-        for key, rate in rates.items():
-            results.add(RATES[key], rate)
+            for action in ACTIONS:
+                seen = load.run(action, in_flight=1, seconds=ALONE_S)
+                for figure, value in zip(alone(load.client, action), (seen.p50_ms, seen.p99_ms), strict=True):
+                    results.add(figure, value)
+        parts = Parts.of(members)
+        rates = [(load, action, parts.run(load, action, results).rate) for load in loads for action in ACTIONS]
+        for load, action, rate in rates:
+            results.add(RATES[load.client, action], rate)
         results.add(figures.PSS_AFTER, largest(deployment)[1])
-        _spread(deployment, loads, rates, results)
-
-
-def _rates(load: Load) -> dict[tuple[Client, str], float]:
-    return {(load.client, "puts"): load.put().rate, (load.client, "gets"): load.get().rate}
-
-
-def _spread(
-    deployment: Deployment, loads: list[Load], before: dict[tuple[Client, str], float], results: Results
-) -> None:
-    members = deployment.members()
-    split(members, [b"bench-%08d" % (KEYS * number // REGIONS) for number in range(1, REGIONS)])
-    spread(members)
-    for load in loads:
-        for (client, action), rate in _rates(load).items():
-            absolute, ratio = spread_rate(client, action)
+        split(members, [b"bench-%08d" % (KEYS * number // REGIONS) for number in range(1, REGIONS)])
+        spread(members)
+        for load, action, before in rates:
+            rate = parts.run_spread(load, action, results).rate
+            absolute, ratio = spread_rate(load.client, action)
             results.add(absolute, rate)
-            results.add(ratio, rate / before[client, action])
+            results.add(ratio, rate / before)
+
+
+def transactions(results: Results) -> None:
+    """Scans stand here too: like transactions they are many reads and writes in one operation."""
+    with standing() as deployment:
+        members = deployment.members()
+        for load in [Load(client, pd_addresses(members)) for client in clients(results)]:
+            load.fill()
+            parts = Parts.of(members)
+            for action in LARGE:
+                rate, p50 = large(load.client, action)
+                results.add(rate, parts.run(load, action, results).rate)
+                results.add(p50, load.run(action, in_flight=1, seconds=ALONE_S).p50_ms)

@@ -1,7 +1,7 @@
 // The load that a bench puts on a cluster through client-go, the official Go client, which sends everything over its
 // BatchCommands streams. bench/load.py says what the arguments mean and what is printed.
 //
-// usage: client-go-load PD_ENDPOINT,... put|get|fill|scan IN_FLIGHT KEYS SECONDS
+// usage: client-go-load PD_ENDPOINT,... put|get|scan|fill|txn-put|transfer IN_FLIGHT KEYS SECONDS
 package main
 
 import (
@@ -14,11 +14,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/pingcap/log"
 	"github.com/tikv/client-go/v2/config"
+	tikverr "github.com/tikv/client-go/v2/error"
 	"github.com/tikv/client-go/v2/rawkv"
+	"github.com/tikv/client-go/v2/txnkv"
 	"go.uber.org/zap"
 )
 
@@ -26,6 +29,7 @@ const (
 	valueBytes = 100
 	fillAtOnce = 500
 	scanPairs  = 100
+	lockWaitMs = 1000
 )
 
 type told struct {
@@ -33,13 +37,20 @@ type told struct {
 	Seconds float64 `json:"seconds"`
 	P50     float64 `json:"p50_ms"`
 	P99     float64 `json:"p99_ms"`
+	Warmed  int     `json:"warmed"`
+	CPU     float64 `json:"cpu_s"`
 }
 
+// load is workers that do one operation after another, each on a number drawn of so many; where an operation would
+// conflict with another's, each has numbers of its own: every `own`-th.
 type load struct {
-	client *rawkv.Client
-	action string
-	keys   int
-	value  []byte
+	raw     *rawkv.Client
+	txn     *txnkv.Client
+	action  string
+	workers int
+	numbers int
+	own     int
+	value   []byte
 }
 
 func main() {
@@ -62,39 +73,56 @@ func run(args []string) error {
 		return fmt.Errorf("numbers are wanted, not %v", args[2:])
 	}
 	ctx := context.Background()
-	client, err := rawkv.NewClient(ctx, strings.Split(args[0], ","), config.DefaultConfig().Security)
-	if err != nil {
+	work := load{action: args[1], workers: inFlight, numbers: keys, own: 1, value: []byte(strings.Repeat("x", valueBytes))}
+	if err := work.connect(ctx, strings.Split(args[0], ",")); err != nil {
 		return err
 	}
-	defer client.Close()
-	work := load{client, args[1], keys, []byte(strings.Repeat("x", valueBytes))}
 	if work.action == "fill" {
-		return work.fill(ctx, inFlight)
+		return work.fill(ctx)
 	}
-	if _, err := work.many(ctx, inFlight, time.Now().Add(100*time.Millisecond)); err != nil { // connections and caches
+	cpu := used()
+	warmed, err := work.many(ctx, time.Now().Add(100*time.Millisecond)) // connections and caches
+	if err != nil {
 		return err
 	}
 	began := time.Now()
-	took, err := work.many(ctx, inFlight, began.Add(time.Duration(seconds*float64(time.Second))))
+	took, err := work.many(ctx, began.Add(time.Duration(seconds*float64(time.Second))))
 	if err != nil {
 		return err
 	}
-	return tell(took, time.Since(began))
-}
-
-func tell(took []time.Duration, all time.Duration) error {
+	all := time.Since(began)
 	sort.Slice(took, func(i, j int) bool { return took[i] < took[j] })
 	at := func(share float64) float64 {
 		return float64(took[int(share*float64(len(took)-1))].Microseconds()) / 1000
 	}
-	return json.NewEncoder(os.Stdout).Encode(told{len(took), all.Seconds(), at(0.5), at(0.99)})
+	return tell(told{len(took), all.Seconds(), at(0.5), at(0.99), len(warmed), (used() - cpu).Seconds()})
 }
+
+// connect makes the client that the action needs. The process ends without closing it.
+func (l *load) connect(ctx context.Context, endpoints []string) (err error) {
+	if l.action == "txn-put" || l.action == "transfer" {
+		l.own, l.numbers = l.workers, l.numbers/l.workers
+		l.txn, err = txnkv.NewClient(endpoints)
+	} else {
+		l.raw, err = rawkv.NewClient(ctx, endpoints, config.DefaultConfig().Security)
+	}
+	return err
+}
+
+// used is what this process has had of the CPU.
+func used() time.Duration {
+	var usage syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+func tell(seen told) error { return json.NewEncoder(os.Stdout).Encode(seen) }
 
 func key(number int) []byte { return []byte(fmt.Sprintf("bench-%08d", number)) }
 
-// many has so many workers do one operation after another until then, and returns how long each took.
-func (l load) many(ctx context.Context, workers int, until time.Time) ([]time.Duration, error) {
-	took, failed := make([][]time.Duration, workers), make([]error, workers)
+// many returns how long each operation took that began until then.
+func (l load) many(ctx context.Context, until time.Time) ([]time.Duration, error) {
+	took, failed := make([][]time.Duration, l.workers), make([]error, l.workers)
 	var group sync.WaitGroup
 	for number := range took {
 		group.Add(1)
@@ -103,7 +131,7 @@ func (l load) many(ctx context.Context, workers int, until time.Time) ([]time.Du
 			chance := rand.New(rand.NewSource(int64(number)))
 			for failed[number] == nil && time.Now().Before(until) {
 				began := time.Now()
-				failed[number] = l.act(ctx, chance.Intn(l.keys))
+				failed[number] = l.act(ctx, chance.Intn(l.numbers)*l.own+number%l.own)
 				took[number] = append(took[number], time.Since(began))
 			}
 		}(number)
@@ -122,24 +150,51 @@ func (l load) many(ctx context.Context, workers int, until time.Time) ([]time.Du
 func (l load) act(ctx context.Context, number int) error {
 	switch l.action {
 	case "put":
-		return l.client.Put(ctx, key(number), l.value)
+		return l.raw.Put(ctx, key(number), l.value)
 	case "get":
-		got, err := l.client.Get(ctx, key(number))
+		got, err := l.raw.Get(ctx, key(number))
 		if err == nil && len(got) != valueBytes {
 			err = fmt.Errorf("%s is %q", key(number), got)
 		}
 		return err
 	case "scan":
-		_, _, err := l.client.Scan(ctx, key(number), nil, scanPairs)
+		_, _, err := l.raw.Scan(ctx, key(number), nil, scanPairs)
+		return err
+	case "txn-put":
+		return l.commit(ctx, false, key(number))
+	case "transfer": // between two accounts that are in no other transfer
+		return l.commit(ctx, true, key(number), append([]byte("to-"), key(number)...))
+	}
+	return fmt.Errorf("%s is not known", l.action)
+}
+
+// commit writes the keys in one transaction; a pessimistic one locks and reads each of them first.
+func (l load) commit(ctx context.Context, pessimistic bool, keys ...[]byte) error {
+	one, err := l.txn.Begin()
+	if err != nil {
 		return err
 	}
-	return fmt.Errorf("put, get, fill or scan is wanted, not %s", l.action)
+	one.SetPessimistic(pessimistic)
+	for _, each := range keys {
+		if pessimistic {
+			if err := one.LockKeysWithWaitTime(ctx, lockWaitMs, each); err != nil {
+				return err
+			}
+			if _, err := one.Get(ctx, each); err != nil && !tikverr.IsErrNotFound(err) {
+				return err
+			}
+		}
+		if err := one.Set(each, l.value); err != nil {
+			return err
+		}
+	}
+	return one.Commit(ctx)
 }
 
 // fill writes every key once.
-func (l load) fill(ctx context.Context, workers int) error {
+func (l load) fill(ctx context.Context) error {
 	began, next := time.Now(), make(chan int)
-	failed := make([]error, workers)
+	failed := make([]error, l.workers)
 	var group sync.WaitGroup
 	for number := range failed {
 		group.Add(1)
@@ -147,16 +202,16 @@ func (l load) fill(ctx context.Context, workers int) error {
 			defer group.Done()
 			for first := range next {
 				var some, values [][]byte
-				for each := first; each < min(first+fillAtOnce, l.keys); each++ {
+				for each := first; each < min(first+fillAtOnce, l.numbers); each++ {
 					some, values = append(some, key(each)), append(values, l.value)
 				}
 				if failed[number] == nil {
-					failed[number] = l.client.BatchPut(ctx, some, values)
+					failed[number] = l.raw.BatchPut(ctx, some, values)
 				}
 			}
 		}(number)
 	}
-	for first := 0; first < l.keys; first += fillAtOnce {
+	for first := 0; first < l.numbers; first += fillAtOnce {
 		next <- first
 	}
 	close(next)
@@ -166,5 +221,5 @@ func (l load) fill(ctx context.Context, workers int) error {
 			return err
 		}
 	}
-	return json.NewEncoder(os.Stdout).Encode(told{Done: l.keys, Seconds: time.Since(began).Seconds()})
+	return tell(told{Done: l.numbers, Seconds: time.Since(began).Seconds()})
 }
