@@ -26,17 +26,24 @@ from bench.plan import BenchFailed
 COMMAND = Path(sys.executable).with_name("drillyard")
 LIMIT_S = 120.0
 
-# What a member writes when it has done its part of a gate; the last of these lines is the truth about "ready".
-_DONE = re.compile(
-    r"^\[(?P<at>[^\]]+)\] \[INFO\] \[[^\]]+\] "
-    r'\["?(TiKV is ready to serve|PD cluster leader is ready to serve|pd leader is known|operator finish)"?\]'
-)
+_LINE = re.compile(r'^\[(?P<at>[^\]]+)\] \[[A-Z]+\] \[[^\]]+\] \["?(?P<text>[^"\]]*)')
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
     document: dict[str, Any]
+    began: float  # seconds since the epoch
     took_s: float
+    cpu_s: float  # of the command and of what it waited for
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A line of a member's log."""
+
+    at: float  # seconds since the epoch
+    member: str
+    text: str  # its first part
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +55,14 @@ class Deployment:
 
     def run(self, *arguments: str) -> Ran:
         environment = {**os.environ, "DRILLYARD_HOME": str(self.home)}
-        began = time.perf_counter()
+        started, began, used_s = time.time(), time.perf_counter(), _waited_for_s()
         done = subprocess.run(
             [COMMAND, *arguments, "--json"], env=environment, capture_output=True, text=True, timeout=LIMIT_S
         )
         took_s = time.perf_counter() - began
         if done.returncode:
             raise BenchFailed(f"drillyard {' '.join(arguments)} ended with {done.returncode}: {done.stdout[-2000:]}")
-        return Ran(json.loads(done.stdout), took_s)
+        return Ran(json.loads(done.stdout), started, took_s, _waited_for_s() - used_s)
 
     def up(self) -> Ran:
         return self.run("up", "--topology", str(self.topology))
@@ -65,13 +72,13 @@ class Deployment:
         rows = _find(standing, "members")
         return {row["name"]: row for row in rows}
 
-    def truth_s(self) -> float:
-        """When the last member wrote that its part was done, in seconds since the epoch."""
-        logs = [Path(row["log_path"]).read_text(encoding="utf-8") for row in self.members().values()]
-        done = [found["at"] for log in logs for line in log.splitlines() if (found := _DONE.match(line))]
-        if not done:
-            raise BenchFailed("no member's log says when it was ready")
-        return max(datetime.strptime(at, "%Y/%m/%d %H:%M:%S.%f %z").timestamp() for at in done)
+    def log(self) -> Iterator[Said]:
+        """What the members have written so far."""
+        for name, row in self.members().items():
+            for line in Path(row["log_path"]).read_text(encoding="utf-8").splitlines():
+                if found := _LINE.match(line):
+                    at = datetime.strptime(found["at"], "%Y/%m/%d %H:%M:%S.%f %z").timestamp()
+                    yield Said(at, name, found["text"])
 
     def memory_mb(self) -> list[tuple[float, float]]:
         """RSS and PSS of every member; where the system keeps no PSS, the RSS stands for it."""
@@ -86,6 +93,11 @@ def cpu_s(members: dict[str, dict[str, Any]]) -> float:
     """What all members have used so far, in user and system mode."""
     times = [psutil.Process(row["pid"]).cpu_times() for row in members.values()]
     return sum(each.user + each.system for each in times)
+
+
+def _waited_for_s() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def pd_addresses(members: dict[str, dict[str, Any]]) -> list[str]:

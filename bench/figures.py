@@ -39,6 +39,8 @@ class Figure:
 HELP = Figure("help", "`drillyard --help`", "s", 0.20)
 STATUS = Figure("status", "`drillyard status` of a healthy cluster", "s", 0.5)
 UP = Figure("up", "`drillyard up`, the command's start to its end, six gates open", "s", 2.0, p95_target=3.0)
+UP_COMMAND_CPU = Figure("up-command-cpu", "CPU of the command `up`, without keeper and members", "s")
+UP_MEMBERS_CPU = Figure("up-members-cpu", "CPU of the six members until `up` has ended", "s")
 LAG = Figure("lag", "ready reported after the members' logs make it true", "s", 0.1)
 STOP = Figure("stop", "`drillyard down --delete-data` of the six", "s", 1.0)
 FRESH = Figure("fresh", "a fresh cluster for a test, made and proven", "s", 2.0)
@@ -63,6 +65,11 @@ BANK = Figure("bank", "strict serializability of a bank's history of 400 transac
 
 OUTAGE = Figure("outage", "outage of a killed region leader, by the ruler", "s")
 DISAGREEMENT = Figure("disagreement", "ruler and an independent client, difference of one outage", "ms", 50.0)
+
+
+def step(what: str) -> Figure:
+    """A step of a start, from the command's own start on."""
+    return Figure(f"up: {what}", what, "s")
 
 
 def command(words: str) -> Figure:

@@ -6,11 +6,17 @@ import subprocess
 import time
 
 from bench import figures
-from bench.deployment import COMMAND, Deployment, reported_s, standing, temporary
+from bench.deployment import COMMAND, Deployment, Ran, cpu_s, reported_s, standing, temporary
 from bench.figures import Results
 
 MEMBER = "tikv0"
 COMMANDS = ("list", "connect", "logs", "verify", "diagnose", f"restart {MEMBER}", f"kill {MEMBER}", f"start {MEMBER}")
+# What a member writes when it has done its part of a gate; the last of these lines is the truth about "ready".
+STEPS = {
+    "PD's leader serves, and all know it": ("PD cluster leader is ready to serve", "pd leader is known"),
+    "the last store serves": ("TiKV is ready to serve",),
+    "the region has its three replicas": ("operator finish",),
+}
 IDLE_S = 5.0  # from ready until memory is read
 
 
@@ -30,9 +36,26 @@ def commands(results: Results) -> None:
 def start(results: Results) -> None:
     with temporary() as deployment:
         up = deployment.up()
+        members = deployment.members()
         results.add(figures.UP, up.took_s)
-        results.add(figures.LAG, reported_s(up) - deployment.truth_s())
+        results.add(figures.UP_COMMAND_CPU, up.cpu_s)
+        results.add(figures.UP_MEMBERS_CPU, cpu_s(members))
+        _steps(deployment, up, results)
         results.add(figures.STOP, deployment.run("down", "--delete-data").took_s)
+
+
+def _steps(deployment: Deployment, up: Ran, results: Results) -> None:
+    """When the members were how far, by their own logs, and when `up` told so."""
+    log = list(deployment.log())
+    first = {said.member: said.at for said in reversed(log)}
+    reached = {"the last member has loaded its modules": max(first.values())}
+    for step, texts in STEPS.items():
+        reached[step] = max(said.at for said in log if said.text in texts)
+    for step, at in reached.items():
+        results.add(figures.step(step), at - up.began)
+    told = reported_s(up)
+    results.add(figures.step("the last gate is seen open"), told - up.began)
+    results.add(figures.LAG, told - max(reached.values()))
 
 
 def memory(results: Results) -> None:
