@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from drillyard.emulator.http import HttpProtocol, Router
 from drillyard.emulator.logs import Log
@@ -272,6 +274,7 @@ class _Connection(asyncio.Protocol):
 def run(main: Callable[[Member], Awaitable[None]], log: Log) -> int:
     """Runs a member to its end and gives the exit code."""
     _raise_file_limit()
+    gc.freeze()  # all that was imported stays: to look through it again and again takes 7 ms each time, at one stretch
 
     async def live() -> None:
         await Member(log).live(main)
@@ -290,6 +293,15 @@ def run(main: Callable[[Member], Awaitable[None]], log: Log) -> int:
         return 1
     log.info("stopped")
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process without the interpreter's own cleaning up, which takes a member a seventh of the CPU time that
+    its imports do, of six members at once. What must be closed is closed by then."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

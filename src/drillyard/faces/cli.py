@@ -7,10 +7,11 @@ and nothing of ours, so that help comes at once.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
@@ -617,7 +618,16 @@ def main() -> None:
         code = _misused(error)
     except (click.Abort, KeyboardInterrupt):
         code = 130
-    sys.exit(code or 0)
+    _leave(code or 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without the interpreter's own cleaning up, a sixth of what a command costs."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)  # the interpreter tells in its own way that nobody takes the output
 
 
 def _misused(error: Any) -> int:

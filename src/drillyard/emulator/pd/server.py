@@ -22,7 +22,7 @@ from typing import Any
 from drillyard.emulator import flags
 from drillyard.emulator.flags import BadFlag, Flag, Key
 from drillyard.emulator.logs import Log, open_log
-from drillyard.emulator.member import Member, NamedStop, run
+from drillyard.emulator.member import Member, NamedStop, leave, run
 from drillyard.emulator.pd.config import Options, Settings
 from drillyard.emulator.pd.consensus import Consensus, Seat
 from drillyard.emulator.pd.grpc import PdService
@@ -265,4 +265,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

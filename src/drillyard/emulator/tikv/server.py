@@ -24,7 +24,7 @@ from typing import Any
 from drillyard.emulator import flags
 from drillyard.emulator.flags import Flag, Key
 from drillyard.emulator.logs import LEVELS, Log, open_log
-from drillyard.emulator.member import Member, NamedStop, run
+from drillyard.emulator.member import Member, NamedStop, leave, run
 from drillyard.emulator.peers import Transport
 from drillyard.emulator.raft.types import ProtocolBroken
 from drillyard.emulator.storage import Batch, Storage, StorageFailed, StorageOptions, StorageRefused
@@ -593,4 +593,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
