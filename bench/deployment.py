@@ -81,12 +81,14 @@ class Deployment:
                     yield Said(at, name, found["text"])
 
     def memory_mb(self) -> list[tuple[float, float]]:
-        """RSS and PSS of every member; where the system keeps no PSS, the RSS stands for it."""
-        figures = []
-        for row in self.members().values():
-            memory = psutil.Process(row["pid"]).memory_full_info()
-            figures.append((memory.rss / 1e6, getattr(memory, "pss", memory.rss) / 1e6))
-        return figures
+        """RSS and PSS of every member."""
+        return [memory_mb(row["pid"]) for row in self.members().values()]
+
+
+def memory_mb(pid: int) -> tuple[float, float]:
+    """RSS and PSS; where the system keeps no PSS, the RSS stands for it."""
+    memory = psutil.Process(pid).memory_full_info()
+    return memory.rss / 1e6, getattr(memory, "pss", memory.rss) / 1e6
 
 
 def cpu_s(members: dict[str, dict[str, Any]]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from bench import figures
@@ -20,15 +21,25 @@ from drillyard.faces.api import Yard
 PROBE_S = 0.5  # the longest that one attempt may take
 PAUSE_S = 0.005
 GIVE_UP_S = 60.0
+PD_SERVES = "PD cluster leader is ready to serve"
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    began: float  # the kill, in seconds since the epoch
+    took_s: float
 
 
 def measure(results: Results) -> None:
     with standing() as deployment:
-        results.add(figures.STORE_LOST, asyncio.run(store_lost(deployment)))
-        results.add(figures.PD_LOST, asyncio.run(pd_lost(deployment)))
+        results.add(figures.STORE_LOST, asyncio.run(store_lost(deployment)).took_s)
+        outage = asyncio.run(pd_lost(deployment))
+        results.add(figures.PD_LOST, outage.took_s)
+        elected = next(said.at for said in deployment.log() if said.at > outage.began and said.text == PD_SERVES)
+        results.add(figures.PD_ELECTED, elected - outage.began)
 
 
-async def store_lost(deployment: Deployment) -> float:
+async def store_lost(deployment: Deployment) -> Outage:
     """SIGKILL of the region leader until a client that knew it writes again."""
     members = deployment.members()
     victim = await region_leader(members)
@@ -40,14 +51,14 @@ async def store_lost(deployment: Deployment) -> float:
         async def attempt() -> bool:
             return (await client.put(b"bench-store", b"after")).is_ok
 
-        took_s = await _served_again(deployment, victim, attempt)
+        outage = await _served_again(deployment, victim, attempt)
     finally:
         client.close()
     await _heal(deployment, victim)
-    return took_s
+    return outage
 
 
-async def pd_lost(deployment: Deployment) -> float:
+async def pd_lost(deployment: Deployment) -> Outage:
     """SIGKILL of the PD leader until timestamps are granted and a client that knows nothing yet can write."""
     members = deployment.members()
     pds = [PdClient(row["name"], row["addresses"]["client"]) for row in members.values() if row["role"] == "pd"]
@@ -63,21 +74,21 @@ async def pd_lost(deployment: Deployment) -> float:
             client.close()
 
     try:
-        took_s = await _served_again(deployment, leader.name, attempt)
+        outage = await _served_again(deployment, leader.name, attempt)
     finally:
         for pd in pds:
             pd.close()
     await _heal(deployment, leader.name)
-    return took_s
+    return outage
 
 
-async def _served_again(deployment: Deployment, victim: str, attempt: Callable[[], Awaitable[bool]]) -> float:
-    began = time.perf_counter()
+async def _served_again(deployment: Deployment, victim: str, attempt: Callable[[], Awaitable[bool]]) -> Outage:
+    killed, began = time.time(), time.perf_counter()
     await Yard(deployment.home).cluster().kill(victim)
     while time.perf_counter() - began < GIVE_UP_S:
         try:
             if await attempt():
-                return time.perf_counter() - began
+                return Outage(killed, time.perf_counter() - began)
         except CallFailed:
             pass  # that is what is being measured
         await asyncio.sleep(PAUSE_S)

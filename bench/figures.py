@@ -48,8 +48,10 @@ FRESH_GONE = Figure("fresh-gone", "the removal of a test's cluster, proven", "s"
 RESET = Figure("reset", "`reset` of a running cluster with 1,000 keys, empty and proven", "s", 0.3)
 RSS = Figure("rss-idle", "memory of an idle member, resident, the largest of six", "MB")
 PSS = Figure("pss-idle", "memory of an idle member, proportional, the largest of six", "MB", 55.0)
+PSS_IMPORTS = Figure("pss-imports", "memory of a process that has only imported a TiKV, proportional", "MB")
 PSS_AFTER = Figure("pss-after", "memory of a member after the throughput bench, proportional, the largest", "MB", 90.0)
 STORE_LOST = Figure("store-lost", "served again after SIGKILL of the region's leader", "s", 2.0)
+PD_ELECTED = Figure("pd-elected", "PD's next leader serves, by its log, after SIGKILL of the leader", "s")
 PD_LOST = Figure("pd-lost", "served again after SIGKILL of PD's leader", "s", 2.0)
 
 PUTS = Figure("puts-unary", "puts, 64 in flight, unary (tikv-client)", "/s", 1500, is_rate=True)

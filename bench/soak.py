@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from bench.deployment import pd_addresses, standing
+from bench.deployment import memory_mb, pd_addresses, standing
 from bench.figures import Figure, Results
 from bench.plan import BenchFailed
 from drillyard.clients.pd import PdClient
@@ -146,11 +146,9 @@ def _sample(members: dict[str, dict[str, Any]], at_s: float) -> list[Sample]:
 
 
 def _sample_of(name: str, row: dict[str, Any], at_s: float) -> Sample:
-    process = psutil.Process(row["pid"])
-    memory = process.memory_full_info()
-    pss = getattr(memory, "pss", memory.rss)
+    _, pss_mb = memory_mb(row["pid"])
     data = Path(row["log_path"]).parents[1] / "data" / name
-    return Sample(at_s, name, pss / 1e6, process.num_fds(), _bytes_under(data) / 1e6)
+    return Sample(at_s, name, pss_mb, psutil.Process(row["pid"]).num_fds(), _bytes_under(data) / 1e6)
 
 
 def _bytes_under(directory: Path) -> int:

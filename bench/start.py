@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 
 from bench import figures
-from bench.deployment import COMMAND, Deployment, Ran, cpu_s, reported_s, standing, temporary
+from bench.deployment import COMMAND, Deployment, Ran, cpu_s, memory_mb, reported_s, standing, temporary
+from bench.failover import PD_SERVES
 from bench.figures import Results
 
-MEMBER = "tikv0"
+MEMBER, SERVER = "tikv0", "drillyard.emulator.tikv.server"
 COMMANDS = ("list", "connect", "logs", "verify", "diagnose", f"restart {MEMBER}", f"kill {MEMBER}", f"start {MEMBER}")
 # What a member writes when it has done its part of a gate; the last of these lines is the truth about "ready".
 STEPS = {
-    "PD's leader serves, and all know it": ("PD cluster leader is ready to serve", "pd leader is known"),
+    "PD's leader serves, and all know it": (PD_SERVES, "pd leader is known"),
     "the last store serves": ("TiKV is ready to serve",),
     "the region has its three replicas": ("operator finish",),
 }
+IMPORTED, TOLD = "the last member has loaded its modules", "the last gate is seen open"
+ALL_STEPS = (IMPORTED, *STEPS, TOLD)
 IDLE_S = 5.0  # from ready until memory is read
 
 
@@ -48,13 +52,13 @@ def _steps(deployment: Deployment, up: Ran, results: Results) -> None:
     """When the members were how far, by their own logs, and when `up` told so."""
     log = list(deployment.log())
     first = {said.member: said.at for said in reversed(log)}
-    reached = {"the last member has loaded its modules": max(first.values())}
+    reached = {IMPORTED: max(first.values())}
     for step, texts in STEPS.items():
         reached[step] = max(said.at for said in log if said.text in texts)
     for step, at in reached.items():
         results.add(figures.step(step), at - up.began)
     told = reported_s(up)
-    results.add(figures.step("the last gate is seen open"), told - up.began)
+    results.add(figures.step(TOLD), told - up.began)
     results.add(figures.LAG, told - max(reached.values()))
 
 
@@ -64,6 +68,18 @@ def memory(results: Results) -> None:
         rss, pss = largest(deployment)
         results.add(figures.RSS, rss)
         results.add(figures.PSS, pss)
+        results.add(figures.PSS_IMPORTS, _imports_mb())
+
+
+def _imports_mb() -> float:
+    """What a process holds that has imported a TiKV and done nothing, beside six members."""
+    command = [sys.executable, "-P", "-c", f"import {SERVER}, sys; print(flush=True); sys.stdin.read()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        _, pss = memory_mb(process.pid)
+        process.kill()
+    return pss
 
 
 def largest(deployment: Deployment) -> tuple[float, float]:

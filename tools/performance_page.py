@@ -1,8 +1,9 @@
 """What was measured, in docs/performance.md, README and docs/plots: from the kept results in bench/results.
 
 Rules: prose is written by hand, in those documents; what stands between `<!-- measured: WHAT -->` and `<!-- end -->`
-is made here, and so is every plot. WHAT is `machine`, `table NAME` (a list of keys below) or `sizes BENCH` (a sweep, a
-column for each size). A figure that was not measured has no row; what is missing is named below its table.
+is made here, and so is every plot. WHAT is `machine`, `taken BENCH` (when and at which commit), `table NAME` (a list of
+keys below), `sizes BENCH` (a sweep, a column for each size) or `costs NAME` (CPU time of operations, a column for each
+process). A figure that was not measured has no row; what is missing is named below its table.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import figures, kept, start
+from bench import figures, kept, start, throughput
+from bench.costs import PARTS, cost, spread_cost
 from bench.figures import wanted, written
+from bench.load import Client
 from tools.plot import Line, Panel, Point, svg
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,25 +28,51 @@ Row = Mapping[str, Any]
 Kept = Mapping[str, Mapping[str, Any]]
 
 LIFE = ("up", "lag", "stop", "help", "status", "fresh", "reset")
-LOSS = ("store-lost", "pd-lost")
-MEMORY = ("rss-idle", "pss-idle", "pss-after")
+STEPS = (*(figures.step(what).key for what in start.ALL_STEPS), "up-members-cpu", "up-command-cpu")
+LOSS = ("store-lost", "pd-elected", "pd-lost")
+MEMORY = ("rss-idle", "pss-idle", "pss-imports", "pss-after", "soak-memory")
 SERVED = ("puts-unary", "gets-unary", "puts-batch", "gets-batch")
 ALONE = tuple(f"{act}-alone-{how}-{p}" for how in ("unary", "batch") for act in ("put", "get") for p in ("p50", "p99"))
 SPREAD = tuple(
     f"{act}-{how}-spread{what}" for how in ("unary", "batch") for act in ("puts", "gets") for what in ("", "-ratio")
 )
 COMMANDS = ("fresh-gone", *(figures.command(words).key for words in start.COMMANDS))
+LARGE = tuple(
+    throughput.large(client, action)[one].key for action in throughput.LARGE for client in Client for one in (0, 1)
+)
 PURE = ("simulation", "checker", "bank")
 TABLES: Mapping[str, tuple[str, ...]] = {
     "life": LIFE,
     "commands": COMMANDS,
     "loss": LOSS,
-    "memory": (*MEMORY, "soak-memory"),
+    "steps": STEPS,
+    "memory": (*MEMORY, "soak-growth"),
     "calls": (*SERVED, *ALONE),
     "wire": ("call-unary", "call-message"),
-    "spread": SPREAD,
+    "spread": (*SPREAD, *(spread_cost(action, client).key for action in throughput.ACTIONS for client in Client)),
+    "large": LARGE,
     "pure": PURE,
-    "readme": (*LIFE, *LOSS, *MEMORY, *SERVED, "put-alone-unary-p50", "get-alone-unary-p50", "idle-cpu", *PURE),
+    "readme": (
+        *LIFE,
+        "store-lost",
+        "pd-lost",
+        "pss-idle",
+        "pss-after",
+        "soak-memory",
+        *SERVED,
+        "put-alone-unary-p50",
+        "get-alone-unary-p50",
+        "idle-cpu",
+        *PURE,
+    ),
+}
+
+# Operations whose costs are told, each with the figure of its rate.
+COSTS: Mapping[str, tuple[tuple[Client, str, str], ...]] = {
+    "calls": tuple((client, action, figure.key) for (client, action), figure in throughput.RATES.items()),
+    "large": tuple(
+        (client, action, throughput.large(client, action)[0].key) for action in throughput.LARGE for client in Client
+    ),
 }
 
 
@@ -194,7 +223,40 @@ def _sizes(bench: str, results: Kept) -> str:
     return "\n".join(lines) + _missing(set(named), results)
 
 
-BLOCKS: Mapping[str, Callable[[str, Kept], str]] = {"machine": _machine, "table": _table, "sizes": _sizes}
+def _taken(bench: str, results: Kept) -> str:
+    if bench not in results:
+        return "Not measured yet."
+    one = results[bench]
+    return f"Taken by `{one['command']}` on {one['date'].partition(' ')[0]}, at `{one['commit']}`."
+
+
+def _costs(name: str, results: Kept) -> str:
+    """What each process spends, and the rate that this allows: a process has one core, and all have those there are."""
+    medians = {row["key"]: row["median"] for row in _rows(results)}
+    lines = ["| µs | leader | a follower | three stores | PD's leader | client | allowed | measured |"]
+    lines.append("| --- |" + " ---: |" * 7)
+    for client, action, rate in COSTS[name]:
+        keys = [cost(action, client, part).key for part in PARTS]
+        if any(key not in medians for key in (*keys, rate)):
+            continue
+        leader, follower, pd, own = (float(medians[key]) for key in keys)
+        stores = leader + 2 * follower
+        cores = results["throughput"]["machine"]["cores"]
+        bounds = {"the leader's process": 1e6 / leader, f"{cores} cores": cores * 1e6 / (stores + pd + own)}
+        by = min(bounds, key=lambda one: bounds[one])
+        cells = [written(value, "") for value in (leader, follower, stores, pd, own)]
+        told = (*cells, f"{written(bounds[by], '/s')} by {by}", written(medians[rate], "/s"))
+        lines.append(f"| {action} ({client.value}) | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+BLOCKS: Mapping[str, Callable[[str, Kept], str]] = {
+    "machine": _machine,
+    "taken": _taken,
+    "table": _table,
+    "sizes": _sizes,
+    "costs": _costs,
+}
 
 
 # ---- plots ----
