@@ -162,7 +162,7 @@ class RawKv:
                         size += len(key) + len(value)
                         check_answer(size)
                         answer.pairs.add(key=key, value=value)
-                        self._count_read(key, value)
+                        self._count_read(1, len(key) + len(value))
                     if number % SLICE_PAIRS == SLICE_PAIRS - 1:
                         await asyncio.sleep(0)
         except Rejected as rejected:
@@ -260,7 +260,7 @@ class RawKv:
                     until_pause = CHECKSUM_SLICE_BYTES
                     await asyncio.sleep(0)
             sum_.add(crc.value, len(data))
-            self._count_read(data, b"")
+            self._count_read(1, len(data))
 
     def _get(self, region: Region, key: bytes, family: Family) -> bytes | None:
         return self._living(self._packed_at(region, key, family), self._now_s())
@@ -269,7 +269,7 @@ class RawKv:
         if not region.has_key(key):
             raise Rejected(pack_error(KeyNotInRegion(key, region)))
         packed = self._engine.storage.get(data_place(key, family))
-        self._count_read(key, packed or b"")
+        self._count_read(1, len(key) + len(packed or b""))
         return packed
 
     def _admit(self, request: _Placed, command: str) -> Family:
@@ -307,7 +307,7 @@ class RawKv:
             asked = min(slice_pairs, wanted.limit - len(found))
             is_bare = wanted.key_only and self._clock is None
             pairs = view.scan(low, high, asked, reverse=wanted.reverse, keys_only=is_bare)
-            size = 0
+            size, before = 0, (len(found), total)
             for place, packed in pairs:
                 size += len(place) + len(packed)
                 value = self._living(packed, wanted.now_s)
@@ -315,7 +315,7 @@ class RawKv:
                     key, value = key_at(place), b"" if wanted.key_only else value
                     found.append((key, value))
                     total += len(key) + len(value)
-                    self._count_read(key, value)
+            self._count_read(len(found) - before[0], total - before[1])
             check_answer(total)
             if len(pairs) < asked:
                 break
@@ -327,9 +327,9 @@ class RawKv:
             await asyncio.sleep(0)
         return found
 
-    def _count_read(self, key: bytes, value: bytes) -> None:
-        self._traffic.bytes_read += len(key) + len(value)
-        self._traffic.keys_read += 1
+    def _count_read(self, keys: int, size: int) -> None:
+        self._traffic.keys_read += keys
+        self._traffic.bytes_read += size
 
     # ---- writing ----
 
