@@ -16,7 +16,6 @@ from bench import (
     containers,
     failover,
     figures,
-    fresh,
     kept,
     regions,
     ruler,
@@ -27,7 +26,7 @@ from bench import (
     throughput,
 )
 from bench.figures import Results
-from bench.plan import Bench, BenchFailed
+from bench.plan import Bench, BenchFailed, spans
 
 
 def benches(soak_minutes: float = 60.0) -> tuple[Bench, ...]:
@@ -39,7 +38,7 @@ def benches(soak_minutes: float = 60.0) -> tuple[Bench, ...]:
         Bench("throughput", "official clients on one region and on sixteen", throughput.measure),
         Bench("transactions", "scans and transactions of official clients", throughput.transactions),
         Bench("calls", "what HTTP/2 and gRPC alone cost a server", calls.measure),
-        Bench("fresh", "a cluster for a test, and reset", fresh.measure),
+        Bench("fresh", "a cluster for a test, and reset", start.fresh),
         Bench("regions", "1, 100 and 1,000 regions, idle and after the loss of a store", regions.measure, rounds=1),
         Bench("simulation", "whole clusters on virtual time", simulation.simulation),
         Bench("checker", "linearizability of histories", simulation.checker),
@@ -74,7 +73,7 @@ def taken(bench: Bench, rounds: int, is_kept: bool) -> dict[str, Any]:
     """All rounds of one bench. One that fails ends, and the other benches go on; what it has by then is kept."""
     results, began = Results(), time.monotonic()
     told = kept.document(bench.name, results, 0.0, "")
-    for number in range(1, rounds + 1):
+    for number in spans(rounds, bench.limit_s):
         _say(f"{bench.name}: round {number} of {rounds}")
         failure = ""
         try:

@@ -1,15 +1,22 @@
-"""The command line itself: help, status and the other commands, start and stop; and what idle members hold."""
+"""What somebody waits for: help, status and the other commands, start and stop, a cluster for a test, made afresh or
+emptied; and what idle members hold."""
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
 
+import drillyard
 from bench import figures
-from bench.deployment import COMMAND, Deployment, Ran, cpu_s, memory_mb, reported_s, standing, temporary
+from bench.deployment import COMMAND, Deployment, Ran, cpu_s, memory_mb, pd_addresses, reported_s, standing, temporary
 from bench.failover import PD_SERVES
 from bench.figures import Results
+from bench.plan import BenchFailed
+from drillyard.clients.tikv import RawClient
+from drillyard.faces.api import Yard
+from drillyard.flows.report import Ending
 
 MEMBER, SERVER = "tikv0", "drillyard.emulator.tikv.server"
 COMMANDS = ("list", "connect", "logs", "verify", "diagnose", f"restart {MEMBER}", f"kill {MEMBER}", f"start {MEMBER}")
@@ -21,6 +28,7 @@ STEPS = {
 }
 IMPORTED, TOLD = "the last member has loaded its modules", "the last gate is seen open"
 ALL_STEPS = (IMPORTED, *STEPS, TOLD)
+RESET_KEYS = 1000  # to be deleted by a reset
 IDLE_S = 5.0  # from ready until memory is read
 
 
@@ -60,6 +68,33 @@ def _steps(deployment: Deployment, up: Ran, results: Results) -> None:
     told = reported_s(up)
     results.add(figures.step(TOLD), told - up.began)
     results.add(figures.LAG, told - max(reached.values()))
+
+
+def fresh(results: Results) -> None:
+    began = time.perf_counter()
+    with drillyard.cluster_sync():
+        made = time.perf_counter()
+    results.add(figures.FRESH, made - began)
+    results.add(figures.FRESH_GONE, time.perf_counter() - made)
+    with standing() as deployment:
+        results.add(figures.RESET, asyncio.run(_reset(deployment)))
+
+
+async def _reset(deployment: Deployment) -> float:
+    """A cluster that is untouched but for its data, until it is proven to be as new."""
+    client = RawClient(pd_addresses(deployment.members()), timeout_s=10.0)
+    try:
+        outcomes = await asyncio.gather(*(client.put(b"bench-%d" % number, b"x" * 100) for number in range(RESET_KEYS)))
+    finally:
+        client.close()
+    if not all(outcome.is_ok for outcome in outcomes):
+        raise BenchFailed("the keys to delete could not be written")
+    began = time.perf_counter()
+    done = await Yard(deployment.home).cluster().reset()
+    took_s = time.perf_counter() - began
+    if done.ending is not Ending.OK or not done.is_data_deleted:
+        raise BenchFailed(f"the cluster could not be reset: {done.report.trouble}")
+    return took_s
 
 
 def memory(results: Results) -> None:

@@ -11,12 +11,14 @@ import time
 from bench.deployment import Deployment, cpu_s, pd_addresses, standing, temporary
 from bench.figures import Figure, Results
 from bench.load import Client, Load, clients
+from bench.plan import spans
 from bench.start import largest
 
 IN_FLIGHT = (1, 4, 16, 64, 256)
 IN_FLIGHT_S = 0.7
 KEYS = (100, 10_000, 1_000_000)
 KEYS_SPANS, KEYS_S = 5, 1.0
+KEYS_LIMIT_S = 60.0  # after so long no more spans and restarts of a size are begun
 MEMBERS = (3, 5, 9)
 IDLE_S, ALONE_S = 1.5, 1.0
 
@@ -60,11 +62,11 @@ def keys(results: Results) -> None:
         for count in KEYS:
             load = Load(Client.UNARY, pd_addresses(deployment.members()))
             results.add(KEYS_LOADED.of(count), load.fill(count))
-            for _ in range(KEYS_SPANS):
+            for _ in spans(KEYS_SPANS, KEYS_LIMIT_S):
                 for action, figure in KEYS_RATES.items():
                     results.add(figure.of(count), load.run(action, keys=count, seconds=KEYS_S).rate)
                 results.add(KEYS_PSS.of(count), largest(deployment)[1])
-            for _ in range(KEYS_SPANS):
+            for _ in spans(KEYS_SPANS, KEYS_LIMIT_S):
                 deployment.run("down")
                 results.add(KEYS_RESTART.of(count), deployment.up().took_s)
 

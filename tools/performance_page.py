@@ -23,6 +23,7 @@ from tools.plot import Line, Panel, Point, svg
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, README, PLOTS = ROOT / "docs" / "performance.md", ROOT / "README.md", ROOT / "docs" / "plots"
 BLOCK = re.compile(r"(<!-- measured: (?P<what>[^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+NOTHING = "Not measured yet."
 
 Row = Mapping[str, Any]
 Kept = Mapping[str, Mapping[str, Any]]
@@ -187,6 +188,8 @@ def _told(machine: Row) -> str:
 def _table(name: str, results: Kept) -> str:
     rows = list(_rows(results))
     chosen = [row for key in TABLES[name] for row in rows if row["key"] == key]
+    if not chosen:
+        return NOTHING
     lines = ["| | median | worst | runs | wanted |", "| --- | ---: | ---: | ---: | ---: |"]
     for row in chosen:
         what = row["figure"] if "at" not in row else f"{row['figure']}: {row['at']:,}"
@@ -225,7 +228,7 @@ def _sizes(bench: str, results: Kept) -> str:
 
 def _taken(bench: str, results: Kept) -> str:
     if bench not in results:
-        return "Not measured yet."
+        return NOTHING
     one = results[bench]
     return f"Taken by `{one['command']}` on {one['date'].partition(' ')[0]}, at `{one['commit']}`."
 
@@ -247,7 +250,7 @@ def _costs(name: str, results: Kept) -> str:
         cells = [written(value, "") for value in (leader, follower, stores, pd, own)]
         told = (*cells, f"{written(bounds[by], '/s')} by {by}", written(medians[rate], "/s"))
         lines.append(f"| {action} ({client.value}) | {' | '.join(told)} |")
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) > 2 else NOTHING
 
 
 BLOCKS: Mapping[str, Callable[[str, Kept], str]] = {
