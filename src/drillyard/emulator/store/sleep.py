@@ -30,7 +30,7 @@ from drillyard.emulator.store.neighbours import Alarm, Neighbours, Pulse, Troubl
 from drillyard.emulator.store.region import scattered
 from drillyard.emulator.store.replica import Envelope, Outbox, Replica, Settings
 
-WAKES_A_TICK = 50
+GREETED_AT_ONCE = 50
 _ASKS_FOR_VOTES = (MessageKind.PRE_VOTE, MessageKind.VOTE)
 
 
@@ -53,7 +53,8 @@ class Sleep:
         self._touch = touch
         self._neighbours = Neighbours(store_id, settings.raft, down_ticks_of(settings))
         self._pulses: list[Pulse] = []
-        self._to_wake: dict[int, None] = {}  # leaders of which a peer is heard again, in turn
+        self._to_greet: dict[int, None] = {}  # leaders of which a peer is heard again, in turn
+        self._greeting: dict[int, int] = {}  # those whose turn it is -> since when
         self.awake: set[int] = set()  # the regions whose replicas tick: a tick costs nothing for those that sleep
 
     def reconfigure(self, settings: Settings) -> None:
@@ -67,9 +68,8 @@ class Sleep:
 
     def tick(self, box: Outbox) -> None:
         """Before the replicas tick."""
-        for region_id in tuple(islice(self._to_wake, WAKES_A_TICK)):
-            del self._to_wake[region_id]
-            self.wake(self._replicas[region_id])
+        if self._greeting or self._to_greet:
+            self._greet_in_turn()
         for alarm in self._neighbours.tick():
             self._take(alarm, box)
         self._pulses += self._neighbours.pulses()
@@ -142,7 +142,8 @@ class Sleep:
         """The replica is destroyed."""
         replica.rest.is_asleep = False
         self.awake.discard(replica.region.id)
-        self._to_wake.pop(replica.region.id, None)
+        self._to_greet.pop(replica.region.id, None)
+        self._greeting.pop(replica.region.id, None)
         self._neighbours.leave(replica.region.id)
 
     def greet(self, replica: Replica) -> None:
@@ -152,10 +153,10 @@ class Sleep:
             self._neighbours.greet(peer.store_id for peer in replica.region.peers)
 
     def hear(self, envelope: Envelope) -> None:
-        self._wake_in_turn(self._neighbours.hear(envelope.sender.store_id))
+        self._to_greet |= dict.fromkeys(self._neighbours.hear(envelope.sender.store_id))
 
     def take_pulse(self, pulse: Pulse) -> None:
-        self._wake_in_turn(self._neighbours.take(pulse))
+        self._to_greet |= dict.fromkeys(self._neighbours.take(pulse))
         for region_id in self._neighbours.denied_by(pulse):
             self._leave_leader(self._replicas[region_id])
         if pulse.trusted:
@@ -165,9 +166,20 @@ class Sleep:
     def doubt(self, store_id: int) -> None:
         self._neighbours.doubt(store_id)
 
-    def _wake_in_turn(self, region_ids: tuple[int, ...]) -> None:
-        """All at once would have more to say than the stores can hear within an election timeout."""
-        self._to_wake |= dict.fromkeys(region_ids)
+    def _greet_in_turn(self) -> None:
+        """Wakes leaders of which a peer is heard again, so that it catches up, as others of them sleep again.
+
+        A few hundred awake at once have more to say than the stores can hear within an election timeout. Who does not
+        get to sleep in that time is not waited for.
+        """
+        for region_id, since in tuple(self._greeting.items()):
+            is_late = self._neighbours.ticks - since > self._settings.raft.election_ticks
+            if is_late or self._replicas[region_id].rest.is_asleep:
+                del self._greeting[region_id]
+        for region_id in tuple(islice(self._to_greet, GREETED_AT_ONCE - len(self._greeting))):
+            del self._to_greet[region_id]
+            self._greeting[region_id] = self._neighbours.ticks
+            self.wake(self._replicas[region_id])
 
     def pass_time(self, replica: Replica) -> None:
         """Lets a sleeping replica know how much time went by, and when each peer's store was heard."""
