@@ -18,7 +18,7 @@ from bench.deployment import Deployment, cpu_s, pd_addresses, standing
 from bench.failover import PROBE_S, region_leader
 from bench.figures import Figure, Results
 from bench.plan import BenchFailed
-from bench.splitting import ask, split, stores
+from bench.splitting import ask, post, split, stores
 from drillyard.clients.tikv import Route, Stores
 from drillyard.faces.api import Yard
 from drillyard.wire import kvrpcpb, metapb, services
@@ -168,11 +168,17 @@ def _stopped(deployment: Deployment, count: int, results: Results) -> None:
     asyncio.run(Yard(deployment.home).cluster().pause(victim))
     results.add(STOPPED.of(count), asyncio.run(_served(known)) - began)
     others = {name: row for name, row in members.items() if name != victim}
+    post(_balancing(members), {"delay": round(SETTLE_S)})  # PD gives leaders back to the store, for a term each
     terms = _terms(others, count)
     asyncio.run(Yard(deployment.home).cluster().resume(victim))
     time.sleep(CALM_S)
     results.add(WOKEN.of(count), _terms(others, count) - terms)
+    post(_balancing(members), {"delay": 0})
     wait_asleep(members, count)
+
+
+def _balancing(members: Members) -> str:
+    return f"http://{pd_addresses(members)[0]}/pd/api/v1/schedulers/balance-leader-scheduler"
 
 
 def _restarted(deployment: Deployment, count: int, results: Results) -> None:
