@@ -19,7 +19,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -160,6 +160,11 @@ class Store:
         return replica
 
     # ---- time and messages ----
+
+    @property
+    def awake(self) -> Set[int]:
+        """The regions whose replicas here do not sleep."""
+        return self._sleep.awake
 
     def tick(self) -> None:
         self._sleep.tick(self._box)

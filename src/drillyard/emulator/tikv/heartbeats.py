@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 from drillyard.emulator.logs import Log
@@ -31,7 +31,9 @@ RegionStream = ClientStream[pdpb.RegionHeartbeatRequest, pdpb.RegionHeartbeatRes
 
 
 SLEEPERS_S = 60.0  # the period of regions that sleep, unless that of the others is longer
+SLEEPERS_STEP_S = 2.0  # few at a time would wake both ends for each of them
 SHORTEST_STEP_S = 0.5
+REPORTS_AT_ONCE = 10
 MOST_STEPS = 60  # of a period
 
 
@@ -109,9 +111,10 @@ class Heartbeats:
 
     # ---- regions ----
 
-    def report_soon(self, regions: set[int]) -> None:
-        self._due |= regions
-        self._something_due.set()
+    def report_soon(self, regions: Set[int]) -> None:
+        if regions:
+            self._due |= regions
+            self._something_due.set()
 
     async def report_regions_forever(self) -> None:
         while True:
@@ -130,13 +133,14 @@ class Heartbeats:
         async with self._pd.channel(leader).open(services.PD.RegionHeartbeat) as stream:
             parts = [
                 asyncio.create_task(self._send_reports(stream)),
-                asyncio.create_task(self._report_all_each_period()),
+                asyncio.create_task(self._report_the_awake()),
+                asyncio.create_task(self._report_sleepers()),
                 asyncio.create_task(self._take_steps(stream)),
                 asyncio.create_task(self._pd.leader_changed.wait()),
             ]
             try:
                 await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-                if not parts[3].done():
+                if not parts[-1].done():
                     self._pd.doubt(leader)
             finally:
                 for part in parts:
@@ -151,35 +155,42 @@ class Heartbeats:
     def _led(self) -> set[int]:
         return {region_id for region_id, replica in self._engine.store.replicas.items() if replica.is_leader}
 
-    async def _report_all_each_period(self) -> None:
-        """Each region once a period, not all at the same moment. One that sleeps has nothing new to tell for long."""
+    async def _report_the_awake(self) -> None:
+        """Each region once a period, not all at the same moment."""
         moment = 0
         while True:
             step_s = max(SHORTEST_STEP_S, self.periods.region_s / MOST_STEPS)
             await asyncio.sleep(step_s)
             moment += 1
             steps = max(1, round(self.periods.region_s / step_s))
-            steps_asleep = max(steps, round(SLEEPERS_S / step_s))
-            replicas = self._engine.store.replicas
-            due = {
-                region_id
-                for region_id in self._led()
-                if (scattered(region_id) - moment) % (steps_asleep if replicas[region_id].rest.is_asleep else steps)
-                == 0
-            }
-            if due:
-                self.report_soon(due)
+            led = self._led() if self._engine.store.awake else set()
+            self.report_soon(
+                {each for each in led & self._engine.store.awake if (scattered(each) - moment) % steps == 0}
+            )
+
+    async def _report_sleepers(self) -> None:
+        """One that sleeps has nothing new to tell for long. They take turns in the order in which they came here."""
+        moment = 0
+        while True:
+            await asyncio.sleep(SLEEPERS_STEP_S)
+            moment += 1
+            steps = round(max(SLEEPERS_S, self.periods.region_s) / SLEEPERS_STEP_S)
+            turn = list(self._engine.store.replicas)[moment % steps :: steps]
+            self.report_soon(set(turn) - self._engine.store.awake)
 
     async def _send_reports(self, stream: RegionStream) -> None:
         while True:
             await self._something_due.wait()
             self._something_due.clear()
             due, self._due = self._due, set()
+            told = 0
             for region_id in due:
                 report = self._engine.store.report(region_id)
                 if report is not None:
                     await stream.send(self._region_request(report))
-                    await asyncio.sleep(0)  # many may be due at once: others want the loop, too
+                    told += 1
+                    if told % REPORTS_AT_ONCE == 0:
+                        await asyncio.sleep(0)  # many may be due at once: others want the loop, too
 
     def _region_request(self, report: RegionReport) -> pdpb.RegionHeartbeatRequest:
         now = int(time.time())
