@@ -75,6 +75,14 @@ class Member:
             self._failure = error
             self._end()
 
+    @staticmethod
+    def keep() -> None:
+        """What is there by now stays for good: collections of garbage pass it over, which are slices of the loop.
+
+        A part of it that goes all the same, and is a cycle, is lost memory: so only after modules and data were loaded.
+        """
+        gc.freeze()
+
     async def until_stopped(self) -> None:
         """Waits for a signal or a failure, which arrives as cancellation."""
         await self.loop.create_future()
@@ -277,7 +285,9 @@ def run(main: Callable[[Member], Awaitable[None]], log: Log) -> int:
     gc.freeze()  # all that was imported stays: to look through it again and again takes 7 ms each time, at one stretch
 
     async def live() -> None:
-        await Member(log).live(main)
+        member = Member(log)
+        member.keep()
+        await member.live(main)
 
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -333,6 +333,7 @@ class TikvServer:
         engine.on_tick = self._member.lag.note
         await self._bootstrap(engine, pd)
         await engine.load(random.Random().randrange)  # noqa: S311  # it spreads election timeouts
+        self._member.keep()
         splitting = Splitting(pd, engine, self._log)
         splitting.check_s = lambda: self._configuration.keys["raftstore.split-region-check-tick-interval"]
         validation = Validation(pd, engine, self._member.metrics, self._log)
