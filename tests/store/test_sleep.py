@@ -516,6 +516,34 @@ def test_whoever_is_heard_and_does_not_agree_is_asked_and_nobody_woken() -> None
     assert set(asked[0].trusted) == {mark_of(7, 5), mark_of(8, 6)}
 
 
+def test_a_store_that_holds_nothing_answers_who_believes_that_it_sleeps() -> None:
+    """Else it stays silent to the leader, which sleeps without it, and is never given its replica."""
+    leader, empty = Neighbours(1, SETTINGS.raft, 50), Neighbours(2, SETTINGS.raft, 50)
+    leader.greet((2,))
+    for _ in range(ELECTION + 1):
+        leader.tick()
+        empty.tick()
+    assert leader.is_silent(2)
+    leader.lead(7, 5, (1, 2))
+    woken: list[int] = []
+    for _ in range(2 * HEARTBEAT):
+        for pulse in leader.pulses():
+            empty.take(pulse)
+        for pulse in empty.pulses():
+            woken += leader.take(pulse)
+        leader.tick()
+        empty.tick()
+    assert woken == [7]
+
+
+def test_stores_that_no_sleeper_connects_are_quiet() -> None:
+    one = Neighbours(1, SETTINGS.raft, 50)
+    for _ in range(2 * ELECTION):
+        one.tick()
+        one.take(Pulse(2, 1, 0))
+        assert one.ticks <= ELECTION or one.pulses() == []
+
+
 def test_a_follower_asleep_under_nobody_is_found_out(night: Night) -> None:
     """However it came to be: its leader took no part, and nobody asks for votes."""
     leader, other = leader_of(night), other_than(leader_of(night))

@@ -10,6 +10,8 @@ Rules:
   sleep it trusts to the sender. While the two differ, somebody sleeps under a leader that is awake, deposed or
   restarted; this is normal for moments. When they have not agreed for an election timeout, the store is asked which of
   the regions it does not lead, and those are to be woken. A restarted store, which leads nothing, denies them all.
+- A pulse that speaks of replicas asleep where none is gets a pulse back: the leader may take a store for silent that
+  holds nothing, has nobody to send pulses to, and is to be given a replica.
 - A store that begins sends pulses to all for an election timeout, so that whoever sleeps without its peers wakes.
 - Time is counted in this store's ticks. It knows regions by number and term only, and wakes nobody itself: `tick` says
   whom to.
@@ -59,6 +61,7 @@ class _Neighbour:
     is_silent: bool = False
     doubted: int | None = None  # since when
     has_question: bool = False
+    is_missing_us: bool = False  # it believes that replicas sleep here under it
     led_there: dict[int, int] = field(default_factory=dict)  # sleeping region -> its mark
     led_here: dict[int, int] = field(default_factory=dict)
     digest_there: int = 0
@@ -105,6 +108,8 @@ class Neighbours:
         neighbour = self._neighbour(pulse.sender)
         if pulse.digest == neighbour.digest_there:
             neighbour.agreed = self.ticks
+        elif not neighbour.is_connected:
+            neighbour.is_missing_us = True
         if pulse.denied is not None:
             neighbour.agreed = self.ticks
             neighbour.doubted = None
@@ -206,7 +211,8 @@ class Neighbours:
         pulses = []
         for store_id, neighbour in self._known.items():
             is_asked, neighbour.has_question = neighbour.has_question and neighbour.is_connected, False
-            if is_asked or (is_time and (neighbour.is_connected or is_new)):
+            if is_asked or (is_time and (neighbour.is_connected or neighbour.is_missing_us or is_new)):
+                neighbour.is_missing_us = False
                 trusted = tuple(neighbour.led_there.values()) if is_asked else ()
                 pulses.append(Pulse(self._store_id, store_id, neighbour.digest_here, trusted))
         return pulses
