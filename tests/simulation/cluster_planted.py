@@ -16,6 +16,8 @@ from drillyard.emulator.pd.cluster import Cluster, RegionTree
 from drillyard.emulator.pd.outcomes import Outcome
 from drillyard.emulator.pd.timestamps import Oracle, Stamp
 from drillyard.emulator.raft import Raft, Ready
+from drillyard.emulator.raft.leadership import Leadership
+from drillyard.emulator.raft.types import ReadState
 from drillyard.emulator.simulation.clusters import Scale
 from drillyard.emulator.simulation.pds import PdMember
 from drillyard.emulator.simulation.stores import StoreMember
@@ -24,7 +26,7 @@ from drillyard.emulator.store import commands, merging
 from drillyard.emulator.store.commands import Written
 from drillyard.emulator.store.region import Epoch, Region
 from drillyard.emulator.store.replica import Context, Readable, Replica
-from drillyard.emulator.store.store import Store
+from drillyard.emulator.store.store import Step, Store
 from drillyard.wire import drillpb, metapb
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -64,6 +66,33 @@ CLOCKS = Scale(
     storm_s=10,
     weather=Weather(delay_us=1_000, mishap_every_ms=300),
     mishaps=("jump_clock", "jump_clock", "move_pd_leader", "isolate_leader", "restart"),
+)
+# What was proposed before a split or a merge is applied after it: writers, and rounds of the log that last.
+RACES = Scale(
+    stores=3,
+    clients=8,
+    keys=4,
+    storm_s=10,
+    weather=Weather(delay_us=30_000, sync_us=60_000),
+    mishaps=("mend",),
+    steps=("split", "merge", "merge"),
+)
+# Another leader takes over, and the old one does not know it for a while, nor do some clients.
+HANDOVERS = Scale(
+    stores=3,
+    clients=8,
+    keys=2,
+    storm_s=10,
+    weather=Weather(delay_us=1_000, mishap_every_ms=800),
+    mishaps=("strand_leader",),
+    steps=("transfer",),
+)
+# A step comes late, or again, when others have changed the region.
+LATE_STEPS = Scale(
+    stores=5,
+    weather=Weather(delay_us=30_000, doubling=200, straggling=200),
+    mishaps=("mend",),
+    steps=("add", "remove"),
 )
 SPLITS = Scale(
     stores=3, weather=Weather(delay_us=5_000, mishap_every_ms=500), mishaps=("mend", "isolate", "crash_store")
@@ -180,6 +209,27 @@ def _source_takes_late_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging, "ended", ended)
 
 
+def _read_index_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader takes its own word for it that it still leads."""
+
+    def confirm(leadership: Leadership) -> None:
+        for _, index, contexts in leadership._batches:
+            leadership.confirmed += [ReadState(context, index) for context in contexts]
+        leadership._batches.clear()
+
+    monkeypatch.setattr(Leadership, "_confirm_reads", confirm)
+
+
+def _step_at_a_wrong_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Store.obey
+
+    def obey(store: Store, step: Step) -> str:
+        replica = store.replicas.get(step.region_id)
+        return rightly(store, step if replica is None else replace(step, epoch=replica.region.epoch))
+
+    monkeypatch.setattr(Store, "obey", obey)
+
+
 # ---- PD ----
 
 
@@ -239,12 +289,16 @@ PLANTED = (
     Planted("stale peer answers reads", _stale_peer_answers_reads, 8, DATA),
     Planted("acknowledged when proposed", _acknowledged_when_proposed, 0, DATA),
     Planted("acknowledged before sync", _acknowledged_before_sync, 31, DATA, POWER_CUTS),
-    Planted("write applied at a wrong version", _write_at_a_wrong_version, 199, DATA | RANGES, SPLITS),
+    Planted("write applied at a wrong version", _write_at_a_wrong_version, 0, DATA | RANGES, RACES),
     Planted("applied index before the data", _applied_before_data, 2, DATA, POWER_CUTS),
     Planted("no snapshot for who needs it", _no_snapshot_for_who_needs_it, 0, LIVENESS),
     Planted("snapshot of a later state", _snapshot_of_a_later_state, 2, DATA),
     Planted("merge without catching up", _merge_without_catching_up, 0, RANGES | DATA | PEERS, SPLITS),
-    Planted("source of a merge takes late writes", _source_takes_late_writes, 257, RANGES | DATA | LIVENESS, SPLITS),
+    Planted("source of a merge takes late writes", _source_takes_late_writes, 0, RANGES | DATA | LIVENESS, RACES),
+    Planted("read index skipped", _read_index_skipped, 0, DATA, HANDOVERS),
+    Planted(
+        "step at a wrong epoch", _step_at_a_wrong_epoch, 0, PEERS | {"who left a region does not come back"}, LATE_STEPS
+    ),
     Planted("ids given again", _ids_given_again, 7, PEERS | LIVENESS | {"no id is given twice"}),
     Planted("timestamp bound not kept", _bound_not_kept, 6, STAMPS, CLOCKS),
     Planted("PD leader starts by its clock", _leader_starts_by_its_clock, 1, STAMPS, CLOCKS),

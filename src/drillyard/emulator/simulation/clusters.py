@@ -18,7 +18,7 @@ from drillyard.emulator.pd.config import Options as PdOptions
 from drillyard.emulator.raft.types import Options, ProtocolBroken
 from drillyard.emulator.simulation.clients import KEYS, Call, Client
 from drillyard.emulator.simulation.invariants import Witness
-from drillyard.emulator.simulation.mishaps import Mishaps
+from drillyard.emulator.simulation.mishaps import KINDS, Mishaps
 from drillyard.emulator.simulation.network import Network
 from drillyard.emulator.simulation.parts import Violation
 from drillyard.emulator.simulation.pds import PdMember
@@ -48,6 +48,7 @@ class Scale:
     healing_s: int = 60  # at most; it ends as soon as the cluster has converged
     weather: Weather | None = None
     mishaps: tuple[str, ...] | None = None  # names of `Mishaps`' methods for misfortunes, without the underscore
+    steps: tuple[str, ...] = KINDS  # that the operator orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Simulation:
         stores = self.scale.stores or self.world.dice.pick((3, 3, 4, 5))
         self.stage.stores += [StoreMember(slot, self.stage) for slot in range(1, stores + 1)]
         self.clients = [Client(number, self.stage) for number in range(1, self.scale.clients + 1)]
-        self.mishaps = Mishaps(self.stage, self.clients, self.scale.mishaps)
+        self.mishaps = Mishaps(self.stage, self.clients, self.scale.mishaps, self.scale.steps)
 
     def run(self) -> Outcome:
         try:

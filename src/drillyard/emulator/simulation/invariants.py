@@ -6,8 +6,8 @@ What it holds them to, at every moment:
 - a version of a region's range is the same wherever it is applied, and the newest ranges tile the key space;
 - two regions on one store do not overlap;
 - replicas that have applied the same entry hold the same pairs and the same region;
-- a peer id names one replica of one region on one store for ever; a peer that was destroyed stays dead, and none is
-  destroyed that its region still counts on;
+- a peer id names one replica of one region on one store for ever; a peer that left its region does not come back, one
+  that was destroyed stays dead, and none is destroyed that its region still counts on;
 - timestamps only rise: one is above every other that was received before it was asked for, and none comes twice;
 - no id is given away twice;
 - what PD knows of a region never goes back, its regions do not overlap, and its members agree after each command.
@@ -34,6 +34,7 @@ class Witness:
         self._ranges: dict[tuple[int, int], tuple[bytes, bytes]] = {}  # by region and version
         self._tiles: dict[int, Region] = {}
         self._newest: dict[int, Region] = {}  # by region: the one with the highest conf_ver that anybody applied
+        self._left: set[int] = set()  # peers
         self._homes: dict[int, tuple[int, int]] = {}  # by peer: its region and store
         self._states: dict[tuple[int, int], tuple[Region, tuple[Pair, ...]]] = {}  # by region and index
         self._dead: dict[tuple[int, int], int] = {}  # by store and region: the highest peer that is dead
@@ -83,7 +84,11 @@ class Witness:
             return
         self._newest[region.id] = region
         self.moves += 1
+        if newest is not None:
+            self._left.update({peer.id for peer in newest.peers} - {peer.id for peer in region.peers})
         for peer in region.peers:
+            if peer.id in self._left:
+                raise Violation("who left a region does not come back", f"{peer.id} is a peer of {region} again")
             home = (region.id, peer.store_id)
             if self._homes.setdefault(peer.id, home) != home:
                 raise Violation("a peer id names one replica", f"{peer.id} is {home} and {self._homes[peer.id]}")

@@ -29,12 +29,14 @@ KINDS = ("split", "split", "split", "merge", "merge", "transfer", "move", "move"
 
 
 class Mishaps:
-    def __init__(self, stage: Stage, clients: list[Client], wanted: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, stage: Stage, clients: list[Client], wanted: tuple[str, ...] | None = None, steps: tuple[str, ...] = KINDS
+    ) -> None:
         """`wanted`: names of methods here, without the underscore, instead of what the seed draws."""
         self._stage = stage
         self._world = stage.world
         self._clients = clients
-        self._operator = Operator(stage)
+        self._operator = Operator(stage, steps)
         drawn = self._draw()
         self._kinds = drawn if wanted is None else tuple(getattr(self, f"_{name}") for name in wanted)
         self.crashes = 0
@@ -54,7 +56,7 @@ class Mishaps:
         kinds = (
             *(self._cut_in_two, self._isolate, self._cut_one_way, self._mend),
             *(self._crash_store, self._crash_pd, self._crash_leader, self._stall, self._restart),
-            *(self._isolate_leader, self._stall_leader, self._jump_clock, self._move_pd_leader),
+            *(self._isolate_leader, self._stall_leader, self._strand_leader, self._jump_clock, self._move_pd_leader),
         )
         drawn = tuple(kind for kind in kinds for _ in range(dice.pick((0, 0, 1, 3))))
         if dice.happens(200):
@@ -122,6 +124,20 @@ class Mishaps:
         leader = self._some_leader()
         if leader is not None:
             self._cut_around([leader, *self._some(self._clients)])
+
+    def _strand_leader(self) -> None:
+        """A region gets another leader, and before the old one hears of it, it is cut off with some clients."""
+        store = self._world.dice.pick(self._stage.stores)
+        led = [each for each in store.store.replicas.values() if each.is_leader] if store.store is not None else []
+        if not led:
+            return
+        replica = self._world.dice.pick(led)
+        others = [peer for peer in replica.region.peers if peer.id != replica.me.id]
+        if others:
+            to = TransferLeader(self._world.dice.pick(others))
+            store.obey(Step(replica.region.id, replica.region.epoch, replica.me.id, to))
+            stranded = [store, *self._some(self._clients)]
+            self._world.after(self._world.dice.below(3 * MILLISECOND_US), partial(self._cut_around, stranded))
 
     def _cut_one_way(self) -> None:
         one, other = self._world.dice.pick(self._servers()), self._world.dice.pick(self._servers())
@@ -217,8 +233,9 @@ class Mishaps:
 class Operator:
     """Orders changes of regions as they were known, now or a while ago."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, kinds: tuple[str, ...]) -> None:
         self._stage = stage
+        self._kinds = kinds
         self._dice = stage.world.dice
         self._known: list[tuple[Region, Peer]] = []  # what PD said, the last of it at the end
         self._every_ms = stage.world.dice.pick((80, 250, 1_000))
@@ -262,7 +279,7 @@ class Operator:
         del self._known[:-40]
 
     def _action(self, region: Region, leader: Peer) -> ChangePeers | TransferLeader | Split | Merge | None:
-        kind = self._dice.pick(KINDS)
+        kind = self._dice.pick(self._kinds)
         if kind == "merge":
             near = [other for other, _ in self._known if other.id != region.id and _are_neighbours(region, other)]
             return Merge(near[-1]) if near else None
