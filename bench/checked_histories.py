@@ -12,8 +12,12 @@ CLIENTS = 16
 OPERATION_S = 0.004  # mean
 
 
-def of_registers(operations: int, keys: int, seed: int) -> list[Operation]:
-    """Clients that put and get; each operation takes effect at an instant between its call and its return."""
+def of_registers(operations: int, keys: int, seed: int, trouble: float = 0.0) -> list[Operation]:
+    """Clients that put and get; each operation takes effect at an instant between its call and its return.
+
+    `trouble` is the share of the puts that fail or are given up by their client, half and half; of what was given up
+    half takes effect, after the client has turned to something else.
+    """
     chance = random.Random(seed)
     free_at = [0.0] * CLIENTS
     planned = []
@@ -28,10 +32,16 @@ def of_registers(operations: int, keys: int, seed: int) -> list[Operation]:
         planned.append((chance.uniform(called, returned), operation))
     held: dict[bytes, bytes | None] = {}
     history = []
-    for _, operation in sorted(planned, key=lambda one: one[0]):
-        if operation.kind is Kind.PUT:
+    for at, operation in sorted(planned, key=lambda one: one[0]):
+        if operation.kind is Kind.GET:
+            history.append(replace(operation, value=held.get(operation.key)))
+            continue
+        is_troubled = trouble > 0 and chance.random() < trouble
+        outcome = chance.choice((Outcome.FAILED, Outcome.UNKNOWN)) if is_troubled else Outcome.OK
+        if outcome is Outcome.OK or (outcome is Outcome.UNKNOWN and chance.random() < 0.5):
             held[operation.key] = operation.value
-        history.append(replace(operation, value=held.get(operation.key)))
+        until = chance.uniform(operation.called, at) if outcome is Outcome.UNKNOWN else operation.returned
+        history.append(replace(operation, outcome=outcome, returned=until))
     return history
 
 

@@ -61,8 +61,16 @@ BATCH_GETS = Figure(
     "gets-batch", "linearizable gets, 64 in flight, BatchCommands (client-go)", "/s", 10000, is_rate=True
 )
 
-SIMULATION = Figure("simulation", "simulation of 3 PD and 3 stores, times real time", "x", 300, is_rate=True)
+SIMULATION = Figure(
+    "simulation-all-cores",
+    "`drillyard sim`: 3 PD and 3 to 5 stores, default storm, times real time",
+    "x",
+    300,
+    is_rate=True,
+)
+SIMULATION_ALONE = Figure("simulation", "the same on one core (`--jobs 1`)", "x", is_rate=True)
 CHECKER = Figure("checker", "linearizability of 100,000 operations over 1,000 keys", "s", 10.0)
+TROUBLED = Figure("checker-troubled", "the same, a tenth of the puts failed or of unknown outcome", "s")
 BANK = Figure("bank", "strict serializability of a bank's history of 400 transactions, until decided", "s")
 
 OUTAGE = Figure("outage", "outage of a killed region leader, by the ruler", "s")

@@ -24,7 +24,7 @@ from drillyard.judge import consistency
 from drillyard.runtimes.abilities import Misuse, RuntimeRefusal
 from drillyard.waiting import Clock
 
-BATCH = 20  # seeds that a process is given at a time
+BATCH = 5  # seeds that a process is given at a time: in the end one waits for the last of another
 STEPS_PER_KEY = 100_000
 LINE_BYTES = 64 << 20
 COUNTS = ("events", "messages", "elections", "splits", "merges", "moves", "steps", "crashes", "lost_batches", "calls")

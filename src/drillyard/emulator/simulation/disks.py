@@ -59,6 +59,7 @@ class Disk:
         self.records: dict[tuple[str, int], Any] = {}
         self.pairs: dict[Family, dict[bytes, bytes]] = {family: {} for family in FAMILIES}
         self.written = 0  # batches
+        self.wanted = 0  # the last of them that is to be synced for its own sake
         self.synced = 0
         self._undo: deque[list[tuple[dict[Any, Any], Any, Any]]] = deque()
         self._open: list[tuple[dict[Any, Any], Any, Any]] = []
@@ -87,7 +88,11 @@ class Disk:
         return self.pairs[family].get(key)
 
     def scan(self, span: Span, limit: int, reverse: bool = False) -> list[Pair]:
-        return sorted((pair for pair in self.pairs[span.family].items() if span.has(pair[0])), reverse=reverse)[:limit]
+        start, end = span.start, span.end
+        pairs = self.pairs[span.family].items()
+        found = [pair for pair in pairs if start <= pair[0] and (not end or pair[0] < end)]
+        found.sort(reverse=reverse)
+        return found[:limit]
 
     def put(self, key: bytes, value: bytes, family: Family = Family.DEFAULT) -> None:
         self._set(self.pairs[family], key, value)
@@ -109,12 +114,14 @@ class Disk:
         else:
             where[key] = value
 
-    def end_batch(self) -> None:
-        """What was set since the last end is one batch."""
+    def end_batch(self, *, lazily: bool = False) -> None:
+        """What was set since the last end is one batch. `lazily`: nobody is promised it (see `Storage.write`)."""
         if self._open:
             self._undo.append(self._open)
             self._open = []
             self.written += 1
+            if not lazily:
+                self.wanted = self.written
 
     def make_durable(self, upto: int) -> None:
         while self.synced < upto:
@@ -133,7 +140,7 @@ class Disk:
                 else:
                     where[key] = before
         self._undo.clear()
-        self.written = self.synced = self.written - lost
+        self.written = self.wanted = self.synced = self.written - lost
         return lost
 
 
@@ -147,22 +154,22 @@ class Syncer:
         self._is_syncing = False
 
     def when_durable(self, call: Callable[[], object]) -> None:
-        """Once everything written so far is durable, in the order of the calls; somebody has to `begin`."""
-        self._waiting.append((self._disk.written, call))
+        """Once all that is written so far, but for lazy batches, is durable; in order. Somebody has to `begin`."""
+        self._waiting.append((self._disk.wanted, call))
 
     def begin(self) -> None:
         """A turn is over: what was written in it shares a sync, unless one is running; that one is followed by another.
 
         What waits for nothing is called now.
         """
+        disk = self._disk
         while self._waiting and not self._is_syncing:
-            upto = self._disk.written
-            if upto != self._disk.synced:
+            if disk.wanted > disk.synced:
                 world = self._member.world
                 self._is_syncing = True
-                self._member.later(20 + world.dice.below(world.weather.sync_us), partial(self._end, upto))
+                self._member.later(20 + world.dice.below(world.weather.sync_us), partial(self._end, disk.written))
                 return
-            self._call(upto)
+            self._call(disk.synced)
 
     def _end(self, upto: int) -> None:
         self._disk.make_durable(upto)

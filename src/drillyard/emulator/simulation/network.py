@@ -24,17 +24,20 @@ class Network:
 
     # ---- traffic ----
 
-    def send(self, sender: Member, to: Member, call: Callable[[], object], *, once: bool = False) -> None:
-        """`once`: a request or an answer, which no network doubles."""
+    def send(self, sender: Member, to: Member, call: Callable[[], object], *, once: bool = False) -> bool:
+        """Whether the link stands, as the sender may notice. `once`: a request or an answer, never doubled."""
         world = self._world
         weather, dice = world.weather, world.dice
         link = (sender.address, to.address)
-        if link in self._cut or (weather.loss and dice.happens(weather.loss)):
-            return
+        if link in self._cut:
+            return False
+        if weather.loss and dice.happens(weather.loss):
+            return True
         arrive = partial(self._arrive, link, to, call)
         world.after(self._delay_us(), arrive)
         if weather.doubling and not once and dice.happens(weather.doubling):
             world.after(self._delay_us(), arrive)
+        return True
 
     def _delay_us(self) -> int:
         weather, dice = self._world.weather, self._world.dice
@@ -94,9 +97,6 @@ class Network:
         world.after(2 * MILLISECOND_US + 3 * self._delay_us(), arrive)
 
     # ---- cuts ----
-
-    def is_cut(self, sender: Member, to: Member) -> bool:
-        return (sender.address, to.address) in self._cut
 
     def cut(self, one: Iterable[Member], other: Iterable[Member], *, both_ways: bool = True) -> None:
         others = [member.address for member in other]

@@ -32,12 +32,10 @@ class Stage:
     keys: int  # of `clients.KEYS`, that clients begin their operations at
     pds: dict[int, PdMember] = field(default_factory=dict)  # by member id
     stores: list[StoreMember] = field(default_factory=list)
+    known: dict[int, StoreMember] = field(default_factory=dict)  # those that have an id, by it
 
     def store(self, store_id: int) -> StoreMember | None:
-        for store in self.stores:
-            if store.store_id == store_id:
-                return store
-        return None
+        return self.known.get(store_id)
 
     def pd_lead(self) -> PdMember | None:
         """The PD that serves, as an all-seeing eye knows it: of those that believe so the one of the latest term."""

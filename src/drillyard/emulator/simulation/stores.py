@@ -85,7 +85,7 @@ class StoreMember(Member):
         self._pd = self.world.dice.pick(sorted(self._stage.pds))
         self._pd_term = 0  # of the lead to which all regions were reported
         self._pd_heard_us = self.world.now_us
-        self.store_id = self.disk.record("identity") or 0
+        self._become(self.disk.record("identity") or 0)
         if self.store_id:
             self._come_up()
         else:
@@ -100,7 +100,7 @@ class StoreMember(Member):
         def given(answer: PdAnswer) -> None:
             if self.store_id or not answer.value:
                 return
-            self.store_id = answer.value[0]
+            self._become(answer.value[0])
             self.disk.write("identity", 0, self.store_id)
             self.disk.end_batch()
             self._once_durable(self._come_up)
@@ -108,6 +108,12 @@ class StoreMember(Member):
         if not self.store_id:
             self._ask(lambda pd, reply: pd.give_ids(1, reply), given)
             self.later(RETRY_US, self._ask_identity)
+
+    def _become(self, store_id: int) -> None:
+        self._stage.known.pop(self.store_id, None)
+        self.store_id = store_id
+        if store_id:
+            self._stage.known[store_id] = self
 
     def _come_up(self) -> None:
         """Bootstraps the cluster if nobody has, and loads what is on disk."""
@@ -418,8 +424,8 @@ class StoreMember(Member):
         to = self._stage.store(envelope.to.store_id)
         if to is None:
             return
-        self._stage.network.send(self, to, partial(to.hear, envelope))
-        if not to.is_up or self._stage.network.is_cut(self, to):
+        is_linked = self._stage.network.send(self, to, partial(to.hear, envelope))
+        if not is_linked or not to.is_up:
             self._miss(to)
 
     def _miss(self, to: StoreMember) -> None:
@@ -558,12 +564,13 @@ class StoreMember(Member):
             ticket(outcome)  # type: ignore[operator]
 
     def _write(self, work: RegionReady) -> None:
-        disk, region_id = self.disk, work.region.id
+        disk, region_id, ready = self.disk, work.region.id, work.ready
+        must_persist = ready is not None and ready.must_persist
         if work.destroyed:
             self._erase(work)
         else:
-            if work.ready is not None and work.ready.must_persist:
-                disk.write("log", region_id, disk.log(region_id).staged(work.ready))
+            if ready is not None and must_persist:
+                disk.write("log", region_id, disk.log(region_id).staged(ready))
             if work.compact_to:
                 disk.write("log", region_id, disk.log(region_id).compacted(work.compact_to))
             if work.has_record:
@@ -575,7 +582,9 @@ class StoreMember(Member):
             self._begin(made)
         for source, peer_id in work.merged:
             self._bury(source, peer_id)
-        disk.end_batch()
+        # What was only applied is in the log, which is durable, and would be applied again.
+        is_explained = ready is not None and not must_persist and not work.has_record
+        disk.end_batch(lazily=is_explained and not work.destroyed)
 
     def _begin(self, made: Made) -> None:
         """The records of a region that begins on this store."""

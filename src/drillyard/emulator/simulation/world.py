@@ -49,12 +49,15 @@ class World:
         self.weather = CALM
         self.is_stormy = False
         self.is_busy = False  # clients do all that they do, and not only what they must
-        self.events = 0
         self.tale: list[tuple[int, str]] = []
         self.ambush: Callable[[str, Member], None] = lambda occasion, member: None
         self._trace = blake2b(digest_size=16)
         self._plan: list[tuple[int, int, Member | None, int, Callable[[], object]]] = []
         self._planned = 0
+
+    @property
+    def events(self) -> int:
+        return self._planned - len(self._plan)
 
     @property
     def trace(self) -> str:
@@ -77,11 +80,19 @@ class World:
 
     def run(self, until_us: int, is_enough: Callable[[], bool] | None = None, look_every_us: int = 0) -> bool:
         """Lets time pass, at most until then; True as soon as it is enough."""
+        if is_enough is None:
+            self._pass(until_us)
+            return False
+        while not is_enough():
+            if self.now_us >= until_us:
+                return False
+            self._pass(min(self.now_us + look_every_us, until_us))
+        return True
+
+    def _pass(self, until_us: int) -> None:
         plan = self._plan
-        next_look_us = self.now_us
         while plan and plan[0][0] <= until_us:
             self.now_us, _, member, life, call = heappop(plan)
-            self.events += 1
             if member is None:
                 call()
             elif member.life == life:
@@ -89,12 +100,7 @@ class World:
                     call()
                 else:
                     member.put_off(call)
-            if is_enough is not None and self.now_us >= next_look_us:
-                next_look_us = self.now_us + look_every_us
-                if is_enough():
-                    return True
-        self.now_us = max(self.now_us, until_us)
-        return False
+        self.now_us = until_us
 
 
 class Member:

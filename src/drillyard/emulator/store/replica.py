@@ -269,13 +269,14 @@ class Replica:
     def has_ready(self) -> bool:
         if self.is_destroyed or self.is_installing:
             return False
-        return (
-            self._record_due
+        raft = self.raft
+        return bool(
+            raft.has_ready()
+            or self._record_due
+            or self._extra
+            or self._led != (raft.role is Role.LEADER)
             or self._reads.has_unasked
-            or bool(self._extra)
-            or self._led != self.is_leader
-            or self.raft.has_ready()
-            or bool(self._backlog and not self._is_held)
+            or (self._backlog and not self._is_held)
         )
 
     def ready(self, state: State, box: Outbox, here: Mapping[int, Replica]) -> RegionReady:
