@@ -316,6 +316,7 @@ async def a_store_is_gone(side: Side) -> None:
     await until(lambda: _state_of(side, 3) == "Disconnected", f"store 3 is missed, {side.name}", within_s=LOST_S + 5)
 
 
+RESIGNS = "led by another"
 DRIVERS: Mapping[str, Callable[[Side], Coroutine[Any, Any, None]]] = {
     "bootstrapped": bootstrapped,
     "whole": whole,
@@ -351,21 +352,37 @@ def _state_of(side: Side, store_id: int) -> str:
     return str(told["store"]["state_name"]) if isinstance(told, dict) and "store" in told else ""
 
 
+class LeaderLost(Exception):
+    """A PD has another leader than at the beginning, and nobody told the first to go."""
+
+
 async def tell(table: Table, sides: tuple[Side, Side]) -> list[Compared]:
     """The whole story, and what was found."""
     found: list[Compared] = []
     hearts = [asyncio.create_task(_beat_on(side)) for side in sides]
     try:
         for state in table.states:
+            if state.name == RESIGNS:
+                await _check_leaders(sides)
             if state.name in DRIVERS:
                 await asyncio.gather(*(DRIVERS[state.name](side) for side in sides))
             found += await _compare(state, sides)
+    except (AssertionError, RpcError):
+        await _check_leaders(sides)
+        raise
     finally:
         for heart in hearts:
             heart.cancel()
         await asyncio.gather(*hearts, return_exceptions=True)
         await asyncio.gather(*(side.close() for side in sides))
     return found
+
+
+async def _check_leaders(sides: tuple[Side, Side]) -> None:
+    for side in sides:
+        members = await side.channels[0].unary(PD.GetMembers, pdpb.GetMembersRequest(), timeout_s=ANSWER_S)
+        if members.leader.name != side.names.leader:
+            raise LeaderLost(f"{side.name}: {members.leader.name or 'nobody'} instead of {side.names.leader}")
 
 
 async def _beat_on(side: Side) -> None:
