@@ -282,7 +282,6 @@ class _Connection(asyncio.Protocol):
 def run(main: Callable[[Member], Awaitable[None]], log: Log) -> int:
     """Runs a member to its end and gives the exit code."""
     _raise_file_limit()
-    gc.freeze()  # all that was imported stays: to look through it again and again takes 7 ms each time, at one stretch
 
     async def live() -> None:
         member = Member(log)
