@@ -17,7 +17,7 @@ from typing import Any
 from bench.deployment import Deployment, cpu_s, pd_addresses, standing
 from bench.failover import PROBE_S, region_leader
 from bench.figures import Figure, Results
-from bench.plan import BenchFailed
+from bench.plan import BenchFailed, spans
 from bench.splitting import ask, post, split, stores
 from drillyard.clients.tikv import Route, Stores
 from drillyard.faces.api import Yard
@@ -27,7 +27,7 @@ COUNTS = (1, 100, 1000)
 SETTLE_S = 300.0  # at most, until the leaders are spread and nothing is awake
 CALM_S = 4.0
 SPANS, IDLE_S = 5, 4.0
-LOSSES = 5
+LOSSES, FAULTS_S = 5, 240.0  # after so long no more faults are begun for a number of regions
 READERS = 8
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1  # before a region that did not answer is asked again
 LIMIT_S = 60.0
@@ -56,7 +56,7 @@ def measure(results: Results) -> None:
             wait_asleep(members, count)
             for _ in range(SPANS):
                 _idle(deployment, members, count, results)
-            for _ in range(LOSSES):
+            for _ in spans(LOSSES, FAULTS_S):
                 _lost(deployment, count, results)
                 _stopped(deployment, count, results)
                 _restarted(deployment, count, results)
