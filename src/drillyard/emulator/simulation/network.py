@@ -47,8 +47,12 @@ class Network:
         return delay_us
 
     def _arrive(self, link: tuple[int, int], to: Member, call: Callable[[], object]) -> None:
-        if link not in self._cut:
-            self.messages += 1
+        if link in self._cut:
+            return
+        self.messages += 1
+        if to.is_up and to.wakes_us <= self._world.now_us:
+            call()
+        else:
             to.take(call)
 
     def ask(
