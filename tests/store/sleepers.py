@@ -111,8 +111,7 @@ class Night:
                 for envelope in (*work.messages, *work.deferred):
                     self.sent += 1
                     self.queue.append(envelope)
-                    assert envelope.message is not None
-                    self.elections += envelope.message.kind is MessageKind.VOTE
+                    self.elections += envelope.message is not None and envelope.message.kind is MessageKind.VOTE
                 for ticket, outcome in said.answers:
                     assert callable(ticket)
                     ticket(outcome)

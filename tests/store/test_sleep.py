@@ -9,16 +9,17 @@ import pytest
 from sleepers import ELECTION, HEARTBEAT, SETTINGS, Night
 
 from drillyard.emulator.raft import Raft
-from drillyard.emulator.raft.types import Entry, Message, MessageKind, ProtocolBroken
+from drillyard.emulator.raft.types import ChangeKind, Entry, Message, MessageKind, ProtocolBroken
 from drillyard.emulator.store import campaigns as campaigns_module
 from drillyard.emulator.store import neighbours as neighbours_module
 from drillyard.emulator.store import sleep as sleep_module
 from drillyard.emulator.store.campaigns import CAMPAIGNS_A_TICK
 from drillyard.emulator.store.commands import Written
 from drillyard.emulator.store.neighbours import Alarm, Neighbours, Pulse, Trouble, mark_of
+from drillyard.emulator.store.region import PeerChange
 from drillyard.emulator.store.replica import Envelope
 from drillyard.emulator.store.sleep import GREETED_AT_ONCE, Sleep
-from drillyard.emulator.store.store import Step, TransferLeader
+from drillyard.emulator.store.store import ChangePeers, Step, TransferLeader
 
 
 @pytest.fixture
@@ -514,6 +515,26 @@ def test_whoever_is_heard_and_does_not_agree_is_asked_and_nobody_woken() -> None
     assert alarms == []
     assert len(asked) == 1
     assert set(asked[0].trusted) == {mark_of(7, 5), mark_of(8, 6)}
+
+
+def test_a_sleeping_peer_that_was_removed_unheard_does_not_sleep_on_in_its_leader_s_trust() -> None:
+    """Its store asks after the leader, which leads indeed, but nothing of that peer (simulated seed 710487)."""
+    night = Night(regions=8)  # some are led by the same store, or it would not be heard at all
+    night.fall_asleep()
+    leader = leader_of(night)
+    gone = other_than(leader)
+    replica = night.there[leader].replicas[100]
+    removed = PeerChange(ChangeKind.REMOVE, night.there[gone].replicas[100].me)
+    night.part(gone)
+    assert night.there[leader].obey(Step(100, replica.region.epoch, replica.me.id, ChangePeers((removed,)))) == ""
+    night.settle()
+    assert replica.region.peer_on(gone) is None
+    night.cut.clear()
+    for _ in range(5 * ELECTION):
+        for store in night.there.values():
+            store.tick()
+        night.settle()
+    assert 100 not in night.there[gone].replicas
 
 
 def test_a_store_that_holds_nothing_answers_who_believes_that_it_sleeps() -> None:

@@ -160,7 +160,11 @@ class Sleep:
         for region_id in self._neighbours.denied_by(pulse):
             self._leave_leader(self._replicas[region_id])
         if pulse.trusted:
-            led = ((replica.region.id, replica.raft.term) for replica in self._replicas.values() if replica.is_leader)
+            led = (
+                (replica.region.id, replica.raft.term)
+                for replica in self._replicas.values()
+                if replica.is_leader and replica.region.peer_on(pulse.sender) is not None
+            )
             self._pulses.append(self._neighbours.answer(pulse, led))
 
     def doubt(self, store_id: int) -> None:
