@@ -130,8 +130,10 @@ def _acknowledge_before_sync(monkeypatch: pytest.MonkeyPatch) -> None:
 def _own_copy_before_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     rightly = Leadership._append
 
-    def count_at_once(leader: Leadership, data: bytes, change: ConfigurationChange | None) -> Entry:
-        entry = rightly(leader, data, change)
+    def count_at_once(
+        leader: Leadership, data: bytes, change: ConfigurationChange | None, *, is_urgent: bool = True
+    ) -> Entry:
+        entry = rightly(leader, data, change, is_urgent=is_urgent)
         leader.progress[leader._node].match = entry.index
         return entry
 
@@ -232,6 +234,18 @@ def _lost_probe_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Leadership, "on_heartbeat_reply", hear)
 
 
+def _heartbeats_tell_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rightly = Leadership._send_heartbeat
+
+    def send(leader: Leadership, node: int) -> None:
+        tell = leader._send
+        leader._send = lambda message: tell(replace(message, commit=0))
+        rightly(leader, node)
+        leader._send = tell
+
+    monkeypatch.setattr(Leadership, "_send_heartbeat", send)
+
+
 def _joint_learner_never_joins(monkeypatch: pytest.MonkeyPatch) -> None:
     rightly = Leadership._adopt
 
@@ -325,5 +339,6 @@ PLANTED = (
     Planted("apply before commit", _apply_before_commit, 10),
     Planted("old snapshot installed", _old_snapshot_installed, 60, scale=STRAGGLING_SNAPSHOTS),
     Planted("lost probe is not repeated", _lost_probe_not_repeated, 20, LIVENESS),
+    Planted("what is not urgent is told to nobody", _heartbeats_tell_no_commit, 20, LIVENESS),
     Planted("a newcomer gets no log", _joint_learner_never_joins, 60, LIVENESS, scale=CHANGES),
 )

@@ -318,6 +318,22 @@ def test_proposals_between_two_readys_share_one_append_a_follower() -> None:
     assert [(message.to, len(message.entries)) for message in appends] == [(2, 3), (3, 3)]
 
 
+def test_that_an_entry_is_committed_is_told_at_once_only_where_it_is_urgent() -> None:
+    raft = make(options=Options(heartbeat_ticks=1))
+    lead(raft)
+    raft.propose(b"x", is_urgent=False)
+    carry_out(raft)
+    acknowledge(raft, 2, 2)
+    assert (raft.commit, sent(carry_out(raft))) == (2, [])
+    raft.tick()
+    assert [(one.kind, one.commit) for one in sent(carry_out(raft)) if one.to == 2] == [(MessageKind.HEARTBEAT, 2)]
+    raft.propose(b"y")
+    raft.propose(b"z", is_urgent=False)
+    carry_out(raft)
+    acknowledge(raft, 2, 4)
+    assert [(one.kind, one.commit) for one in sent(carry_out(raft)) if one.to == 2] == [(MessageKind.APPEND, 4)]
+
+
 def test_a_silent_follower_is_not_buried() -> None:
     raft = make(options=Options(max_inflight=2))
     lead(raft)

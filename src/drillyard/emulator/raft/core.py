@@ -223,9 +223,12 @@ class Raft:
         if self.role is not Role.LEADER and self._may_campaign():
             self._seek_pre_votes()
 
-    def propose(self, data: bytes) -> tuple[int, int]:
-        """Add an entry; it is committed when an entry with this (term, index) is given out, and lost if another is."""
-        entry = self._lead().propose(data)
+    def propose(self, data: bytes, *, is_urgent: bool = True) -> tuple[int, int]:
+        """Add an entry; it is committed when an entry with this (term, index) is given out, and lost if another is.
+
+        What is not urgent is applied on the other nodes after the next append or heartbeat, not at once.
+        """
+        entry = self._lead().propose(data, is_urgent=is_urgent)
         return entry.term, entry.index
 
     def propose_change(self, change: ConfigurationChange, data: bytes = b"") -> tuple[int, int]:

@@ -15,7 +15,9 @@ one round of heartbeats. A new leader does not know the commit index until an en
 holds reads back until then.
 
 **Being quiet.** Proposals only mark that something is due; `flush` sends one append to each follower, with everything
-that has gathered, when the shell asks for the next Ready.
+that has gathered, when the shell asks for the next Ready. That an entry is committed is told by an append of its own
+only where the entry is *urgent*: a membership change, the first of a term, whatever the shell says. For the others
+the next append or heartbeat will do. A write then costs a follower one message instead of two.
 
 It does not know about elections, terms of others, or the disk; the core tells it.
 """
@@ -57,6 +59,7 @@ class Leadership:
         "_send",
         "_term",
         "_transfer_elapsed",
+        "_urgent",
         "_waiting",
         "confirmed",
         "progress",
@@ -76,6 +79,7 @@ class Leadership:
         self._batches: deque[tuple[int, int, list[bytes]]] = deque()  # number, commit index at its start, reads
         self._read_batch = 0  # the number of the latest batch
         self._change_index = log.last_index  # the log may hold a change: no other before everything here is applied
+        self._urgent = log.last_index  # the followers hear at once that the entries up to here are committed
         self._heartbeat_elapsed = self._quorum_elapsed = self._transfer_elapsed = 0
         self._due = True
 
@@ -89,10 +93,10 @@ class Leadership:
 
     # ---- proposals ---------------------------------------------------------------------------------------------
 
-    def propose(self, data: bytes) -> Entry:
+    def propose(self, data: bytes, *, is_urgent: bool) -> Entry:
         if self.transferee:
             raise ProposalDropped(f"leadership is being transferred to {self.transferee}")
-        return self._append(data, None)
+        return self._append(data, None, is_urgent=is_urgent)
 
     def propose_change(self, change: ConfigurationChange, data: bytes, applied: int) -> Entry:
         """Propose a membership change; one at a time, because each is safe only next to the one before it."""
@@ -108,9 +112,11 @@ class Leadership:
         self._change_index = entry.index
         return entry
 
-    def _append(self, data: bytes, change: ConfigurationChange | None) -> Entry:
+    def _append(self, data: bytes, change: ConfigurationChange | None, *, is_urgent: bool = True) -> Entry:
         entry = Entry(self._term, self._log.last_index + 1, data, change)
         self._log.append(entry)
+        if is_urgent:
+            self._urgent = entry.index
         self._due = True
         return entry
 
@@ -131,10 +137,14 @@ class Leadership:
     def _bring_up_to_date(self, progress: Progress) -> None:
         """One append at most, so that a long tail does not take hold of the member; the rest stays due."""
         last = self._log.last_index
-        if progress.may_send() and (progress.next <= last or progress.sent_commit < self._log.commit):
+        if progress.may_send() and (progress.next <= last or self._must_tell(progress)):
             self._send_append(progress)
             if progress.next <= last and progress.may_send():
                 self._due = True
+
+    def _must_tell(self, progress: Progress) -> bool:
+        """Whether the follower has to hear of the commit index although there may be nothing else to send to it."""
+        return progress.sent_commit < min(self._urgent, self._log.commit)
 
     def _send_append(self, progress: Progress) -> None:
         """Send what follows the point where the logs agree; it may be nothing, the answer is news all the same."""
@@ -172,7 +182,7 @@ class Leadership:
         if not progress.acknowledge(message.index, self._log.first_index):
             return
         self._advance_commit()
-        if progress.next <= self._log.last_index or progress.sent_commit < self._log.commit:
+        if progress.next <= self._log.last_index or self._must_tell(progress):
             self._due = True
         if progress.node == self.transferee:
             self._hand_over(progress)
@@ -191,8 +201,8 @@ class Leadership:
         reached = agreed(self._configuration, lambda node: progress[node].match)
         if reached <= self._log.commit or self._log.term_at(reached) != self._term:
             return False
+        self._due = self._due or self._log.commit < self._urgent
         self._log.commit_to(reached)
-        self._due = True
         return True
 
     def report_unreachable(self, node: int) -> None:

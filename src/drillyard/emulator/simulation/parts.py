@@ -258,7 +258,7 @@ class Node:
 
     def put(self, operation: int, key: bytes, value: bytes) -> None:
         try:
-            term, index = self.raft.propose(b"%b %b" % (key, value))
+            term, index = self.raft.propose(b"%b %b" % (key, value), is_urgent=operation % 2 == 0)
         except ProposalDropped:
             self._world.answer(operation, "failed", None)
             return

@@ -190,7 +190,7 @@ class Replica:
         if self._pending_bytes + len(data) > self.settings.max_pending_bytes and self._pending:
             return ServerIsBusy("too many writes wait to be applied", backoff_ms=100)
         try:
-            term, index = self.raft.propose(data)
+            term, index = self.raft.propose(data, is_urgent=False)
         except RaftNotLeader:
             return NotLeader(self.region.id, self.leader)
         except ProposalDropped:  # leadership is on its way to another peer, which may not know it yet
@@ -258,7 +258,7 @@ class Replica:
         if target <= self._compaction_asked:
             return
         try:
-            self.raft.propose(encode_compaction(target, self.region))
+            self.raft.propose(encode_compaction(target, self.region), is_urgent=False)
         except ProposalDropped:
             return
         self._compaction_asked = target
