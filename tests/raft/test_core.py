@@ -406,18 +406,27 @@ def test_reads_between_two_readys_share_one_round() -> None:
     assert reads == [(b"a", 1), (b"b", 1), (b"c", 1)]
 
 
-def test_a_lost_round_is_repeated_by_the_next_heartbeat_and_a_later_round_confirms_an_earlier() -> None:
+def test_a_lost_round_is_repeated_by_the_next_heartbeat_and_later_reads_have_to_wait_for_another() -> None:
     raft = make()
     lead(raft)
     raft.read_index(b"a")
     carry_out(raft)
+    assert raft.is_reading
     raft.read_index(b"b")
-    carry_out(raft)
+    assert sent(carry_out(raft)) == []
     raft.tick()
     raft.tick()
     again = [one for one in sent(carry_out(raft)) if one.kind is MessageKind.HEARTBEAT]
     raft.step(Message(MessageKind.HEARTBEAT_REPLY, 3, 1, 1, context=again[0].context))
-    assert [read.context for ready in carry_out(raft) for read in ready.reads] == [b"a", b"b"]
+    readys = carry_out(raft)
+    assert [read.context for ready in readys for read in ready.reads] == [b"a"]
+    second = [one for one in sent(readys) if one.kind is MessageKind.HEARTBEAT]
+    assert second[0].context != again[0].context
+    raft.step(Message(MessageKind.HEARTBEAT_REPLY, 3, 1, 1, context=again[0].context))  # late, and doubled
+    assert not [read for ready in carry_out(raft) for read in ready.reads]
+    raft.step(Message(MessageKind.HEARTBEAT_REPLY, 3, 1, 1, context=second[0].context))
+    assert [read.context for ready in carry_out(raft) for read in ready.reads] == [b"b"]
+    assert not raft.is_reading
 
 
 def test_reads_are_given_up_with_the_leadership() -> None:

@@ -255,6 +255,11 @@ class Raft:
         """Ask for a linearizable read; `context` comes back in `Ready.reads` or in `Ready.aborted_reads`."""
         self._lead().read(context)
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether a round is under way; what is asked now has to wait for its end."""
+        return self._leadership is not None and self._leadership.is_reading
+
     def transfer_leader(self, to: int) -> None:
         """Hand leadership to `to`. Proposals are refused until it leads, or until an election timeout has passed."""
         self._lead().transfer(to)

@@ -10,9 +10,9 @@ why a new leader at once appends an empty entry. The leader's own copy counts li
 
 **Reading.** A node may believe that it leads while the others have long elected another, so the state that it has
 applied may be old. A read is answered only after a quorum has confirmed, after the read arrived, that it still
-follows this leader; then the commit index of that moment is recent enough. Reads that arrive between two Readys share
-one round of heartbeats. A new leader does not know the commit index until an entry of its own term is committed, and
-holds reads back until then.
+follows this leader; then the commit index of that moment is recent enough. One round of heartbeats is under way at a
+time: reads that arrive meanwhile share the next one, so that there are fewer rounds the more there is to do. A new
+leader does not know the commit index until an entry of its own term is committed, and holds reads back until then.
 
 **Being quiet.** Proposals only mark that something is due; `flush` sends one append to each follower, with everything
 that has gathered, when the shell asks for the next Ready. That an entry is committed is told by an append of its own
@@ -24,7 +24,6 @@ It does not know about elections, terms of others, or the disk; the core tells i
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from drillyard.emulator.raft.configuration import agreed, changed, electors, has_quorum, members
@@ -46,7 +45,7 @@ class Leadership:
     """One node's leadership of one term."""
 
     __slots__ = (
-        "_batches",
+        "_batch",
         "_change_index",
         "_configuration",
         "_due",
@@ -76,7 +75,7 @@ class Leadership:
         self.transferee = 0
         self.confirmed: list[ReadState] = []  # reads that may be served; the core takes them
         self._waiting: list[bytes] = []  # reads that no batch holds yet
-        self._batches: deque[tuple[int, int, list[bytes]]] = deque()  # number, commit index at its start, reads
+        self._batch: tuple[int, list[bytes]] | None = None  # the one under way: commit index at its start, reads
         self._read_batch = 0  # the number of the latest batch
         self._change_index = log.last_index  # the log may hold a change: no other before everything here is applied
         self._urgent = log.last_index  # the followers hear at once that the entries up to here are committed
@@ -123,7 +122,7 @@ class Leadership:
     # ---- replication -------------------------------------------------------------------------------------------
 
     def has_due(self) -> bool:
-        return self._due or bool(self.confirmed) or (bool(self._waiting) and self._knows_commit())
+        return self._due or bool(self.confirmed) or self._may_open_batch()
 
     def flush(self) -> None:
         """Send what has become due since the last time."""
@@ -240,7 +239,7 @@ class Leadership:
     @property
     def is_settled(self) -> bool:
         """Whether no read, handover or message to a follower is under way, and the commit index is known."""
-        nothing = not (self.transferee or self._waiting or self._batches or self.confirmed or self._due)
+        nothing = not (self.transferee or self._waiting or self._batch or self.confirmed or self._due)
         return nothing and self._knows_commit()
 
     def resume(self) -> None:
@@ -262,7 +261,7 @@ class Leadership:
         """A heartbeat names the latest batch of reads, so every later one repeats a lost one."""
         if node == self._node:
             return
-        context = self._read_batch.to_bytes(8, "big") if self._batches else b""
+        context = self._read_batch.to_bytes(8, "big") if self._batch else b""
         commit = min(self.progress[node].match, self._log.commit)  # nothing that it may not hold
         self._send(Message(MessageKind.HEARTBEAT, self._node, node, self._term, commit=commit, context=context))
 
@@ -288,18 +287,25 @@ class Leadership:
     def read(self, context: bytes) -> None:
         self._waiting.append(context)
 
+    @property
+    def is_reading(self) -> bool:
+        return self._batch is not None
+
     def abandon_reads(self) -> list[bytes]:
         """The reads that this leadership leaves unanswered."""
-        return [context for _, _, contexts in self._batches for context in contexts] + self._waiting
+        return (self._batch[1] if self._batch else []) + self._waiting
 
     def _knows_commit(self) -> bool:
         return self._log.term_at(self._log.commit) == self._term
 
+    def _may_open_batch(self) -> bool:
+        return bool(self._waiting) and self._batch is None and self._knows_commit()
+
     def _open_batch(self) -> None:
-        if not self._waiting or not self._knows_commit():
+        if not self._may_open_batch():
             return
         self._read_batch += 1
-        self._batches.append((self._read_batch, self._log.commit, self._waiting))
+        self._batch = self._log.commit, self._waiting
         self._waiting = []
         if self._node in self.progress:  # it is not, once its own removal is applied
             self.progress[self._node].acknowledged_reads = self._read_batch
@@ -309,12 +315,11 @@ class Leadership:
 
     def _confirm_reads(self) -> None:
         progress = self.progress
-        batches = self._batches
-        if batches:
-            reached = agreed(self._configuration, lambda node: progress[node].acknowledged_reads)
-            while batches and batches[0][0] <= reached:
-                _, index, contexts = batches.popleft()
-                self.confirmed.extend(ReadState(context, index) for context in contexts)
+        if self._batch is None:
+            return
+        if agreed(self._configuration, lambda node: progress[node].acknowledged_reads) >= self._read_batch:
+            (index, contexts), self._batch = self._batch, None
+            self.confirmed.extend(ReadState(context, index) for context in contexts)
 
     # ---- leadership transfer -----------------------------------------------------------------------------------
 

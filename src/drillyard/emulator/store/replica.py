@@ -275,7 +275,7 @@ class Replica:
             or self._record_due
             or self._extra
             or self._led != (raft.role is Role.LEADER)
-            or self._reads.has_unasked
+            or (self._reads.has_unasked and not raft.is_reading)
             or (self._backlog and not self._is_held)
         )
 
