@@ -266,6 +266,27 @@ def test_what_pd_says_of_a_peer_that_hears_no_leader(
     assert store.leaderless() == [], "it is not asked about again at once"
 
 
+@pytest.mark.parametrize(
+    ("covering", "verdict"),
+    [
+        (Region(8, b"", b"m", Epoch(3, 4), THREE), Verdict.UNKNOWN),
+        (Region(8, b"a", b"z", Epoch(4, 4), THREE), Verdict.STALE),
+    ],
+    ids=["PD may not have heard of it yet", "it was merged into another"],
+)
+def test_a_peer_that_holds_nothing_goes_with_its_region(covering: Region, verdict: Verdict) -> None:
+    """It was removed before its first snapshot came; then its region was merged away, and PD knows neither."""
+    store = Store(4, replace(SETTINGS, leader_missing_ticks=1), lambda n: 0)
+    leader, learner = Peer(3, 1), Peer(9, 4, PeerRole.LEARNER)
+    first_word = Message(MessageKind.APPEND, leader.id, learner.id, 6)
+    store.step(Envelope(REGION, Epoch(3, 4), leader, learner, first_word, range=(b"c", b"m")))
+    store.replicas[REGION].leaderless_ticks = 1
+    ((region, peer_id),) = store.leaderless()
+    assert covering.has_key(region.start)
+    assert store.validate(region.id, peer_id, {}, covering) is verdict
+    assert store.replicas[REGION].is_destroyed is (verdict is Verdict.STALE)
+
+
 def test_a_source_is_kept_while_its_target_here_is_behind() -> None:
     bench = of_two()
     store = bench.store

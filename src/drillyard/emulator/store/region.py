@@ -54,7 +54,7 @@ class ChangeRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A region without peers is one whose first snapshot has not arrived yet: nothing but its id is known."""
+    """A region without peers is one whose first snapshot has not arrived yet: epoch and range are hearsay."""
 
     id: int
     start: bytes = b""

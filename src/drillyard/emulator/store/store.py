@@ -241,12 +241,14 @@ class Store:
         return region.is_initialized and stale and region.peer(envelope.sender.id) is None
 
     def _found(self, envelope: Envelope) -> Replica:
-        """A replica that knows nothing yet; the leader will send it a snapshot.
+        """A replica that holds nothing yet; the leader will send it a snapshot.
 
         It carries the epoch of who spoke to it, under which it is in the region: a peer that has not heard of it yet
-        has an older one, and must not take it for removed.
+        has an older one, and must not take it for removed. By the range that was spoken of it learns what became of
+        the region when nobody speaks to it any more.
         """
-        unknown = Region(envelope.region_id, epoch=envelope.epoch)
+        start, end = envelope.range or (b"", b"")
+        unknown = Region(envelope.region_id, start, end, envelope.epoch)
         return self.restore(RestoredReplica(unknown, envelope.to.id, Restored(configuration_of(unknown))))
 
     def _must_wait(self, envelope: Envelope) -> bool:
@@ -482,12 +484,8 @@ class Store:
         mine, now = replica.region, known.get(region_id)
         if now is None:
             is_newer = covering is not None and covering.epoch.version > mine.epoch.version
-            if (
-                not mine.is_initialized
-                or not is_newer
-                or self._is_awaited(replica)
-                or any(self._is_behind(other, known) for other in self._living())
-            ):
+            is_awaited = self._is_awaited(replica)
+            if not is_newer or is_awaited or any(self._is_behind(other, known) for other in self._living()):
                 return Verdict.UNKNOWN
         elif now.epoch.version < mine.epoch.version or now.epoch.conf_ver < mine.epoch.conf_ver:
             return Verdict.EPOCH_ERROR
