@@ -78,6 +78,24 @@ def test_a_meta_that_is_not_agreed_on_is_not_acted_on() -> None:
     assert [send.response.region_epoch.conf_ver for send in lead.drive()] == [2]
 
 
+def test_no_heartbeat_overtakes_the_one_that_brings_a_new_meta() -> None:
+    """The command was applied, and before its driver says so the region's next heartbeat comes in."""
+    lead = Lead()
+    region = lead.bootstrap(1)
+    moved = metapb.Region()
+    moved.CopyFrom(region)
+    moved.region_epoch.conf_ver = 2
+    moved.peers.add(id=102, store_id=2)
+    before = pdpb.RegionHeartbeatRequest(region=moved, leader=moved.peers[0], term=6, pending_peers=[moved.peers[1]])
+    lead.mind.hear_region(before, lead.now_ns)
+    (proposal,) = lead.mind.take_output().proposals
+    outcome = lead.cluster.apply(proposal.command.SerializeToString())
+    lead.mind.hear_region(pdpb.RegionHeartbeatRequest(region=moved, leader=moved.peers[0], term=6), lead.now_ns)
+    lead.mind.settle(proposal, outcome, lead.now_ns)
+    lead.drive()
+    assert not lead.mind.reports.regions[100].request.pending_peers
+
+
 def test_ids_that_run_out_are_asked_for_once() -> None:
     lead = Lead()
     taken = [lead.mind.take_id() for _ in range(1001)]

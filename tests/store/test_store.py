@@ -426,6 +426,24 @@ def test_pd_hears_at_once_of_leadership_and_of_every_change() -> None:
     assert [peer.id for peer in report.pending] == [4]
 
 
+def test_pd_hears_at_once_that_a_peer_waits_no_more() -> None:
+    """Its answer may leave nothing else to do: it had heard of all there is with what it answers to."""
+    bench = of_three()
+    lead(bench)
+    acknowledge_all(bench)
+    raft = bench.store.replicas[REGION].raft
+    bench.step(from_peer(5, Message(MessageKind.HEARTBEAT_REPLY, 5, 3, raft.term)))  # so the lost append is sent again
+    bench.store.reports_due()
+    report = bench.store.report(REGION)
+    assert report is not None
+    assert [peer.id for peer in report.pending] == [5]
+    acknowledge_all(bench, 5)
+    assert bench.store.reports_due() == {REGION}
+    report = bench.store.report(REGION)
+    assert report is not None
+    assert report.pending == ()
+
+
 def test_a_silent_peer_is_reported_down_with_its_seconds() -> None:
     bench = of_three()
     bench.store.settings = replace(SETTINGS, max_peer_down_s=3)

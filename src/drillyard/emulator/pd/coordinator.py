@@ -11,6 +11,7 @@ It knows no stream, no clock and no timestamps, and what regions should look lik
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,6 +119,7 @@ class Coordinator:
         self.placement.flows.watch(self.written, self.read)
         self._next_id, self._ids_end = ids
         self._is_widening = False
+        self._under_way: Counter[int] = Counter()  # region -> its heartbeats on their way through the log
         self._beats: dict[int, int] = {}  # store -> the time of its heartbeat on its way into the log
         self._output = Output()
 
@@ -133,17 +135,28 @@ class Coordinator:
         """A command was applied, and this came of it."""
         if proposal.command.HasField("allot_ids"):
             self._take_window(outcome.value)
-        elif proposal.heartbeat is not None and outcome.refusal is not None:
+        if proposal.heartbeat is None:
+            return
+        self._leave_log(proposal.heartbeat)
+        if outcome.refusal is not None:
             self._refuse(proposal.heartbeat, outcome.refusal.message)
-        elif proposal.heartbeat is not None:
-            for region_id in outcome.covered:
-                self.reports.forget(region_id)
-            self._heard(proposal.heartbeat, now_ns)
+            return
+        for region_id in outcome.covered:
+            self.reports.forget(region_id)
+        self._heard(proposal.heartbeat, now_ns)
 
     def drop(self, proposal: Proposal) -> None:
         """A command got lost, or nobody knows: its lead is over or soon will be."""
         if proposal.command.HasField("allot_ids"):
             self._is_widening = False
+        if proposal.heartbeat is not None:
+            self._leave_log(proposal.heartbeat)
+
+    def _leave_log(self, heartbeat: pdpb.RegionHeartbeatRequest) -> None:
+        region_id = heartbeat.region.id
+        self._under_way[region_id] -= 1
+        if not self._under_way[region_id]:
+            del self._under_way[region_id]
 
     # ---- ids ----
 
@@ -213,14 +226,18 @@ class Coordinator:
     # ---- regions ----
 
     def hear_region(self, request: pdpb.RegionHeartbeatRequest, now_ns: int) -> None:
-        """Takes a region's heartbeat in; a change of its meta goes through the log first."""
+        """Takes a region's heartbeat in; a change of its meta goes through the log first.
+
+        None overtakes an earlier one of its region there: what that one says would be believed last.
+        """
         self.events.heartbeat(self.cluster.stores.get(request.leader.store_id), "recv")
         regions = self.cluster.regions
-        if regions.get(request.region.id) == request.region:
+        if regions.get(request.region.id) == request.region and not self._under_way[request.region.id]:
             self._heard(request, now_ns)
         elif stale := regions.staleness(request.region):
             self._refuse(request, stale)
         else:
+            self._under_way[request.region.id] += 1
             self._output.proposals.append(Proposal(drillpb.PdCommand(put_region=request.region), request))
 
     def _heard(self, request: pdpb.RegionHeartbeatRequest, now_ns: int) -> None:

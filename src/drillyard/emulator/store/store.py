@@ -191,7 +191,8 @@ class Store:
     def _notice_work(self, replica: Replica) -> None:
         """Much of what is said to a replica, such as an acknowledgement that decides nothing, leaves nothing to do."""
         region_id = replica.region.id
-        if region_id not in self._touched and (replica.has_ready or replica.is_destroyed):
+        is_due = replica.has_ready or replica.has_told_pending or replica.is_destroyed
+        if is_due and region_id not in self._touched:
             self._touched[region_id] = None
 
     def take_pulses(self) -> list[Pulse]:
