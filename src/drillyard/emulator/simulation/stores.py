@@ -564,13 +564,12 @@ class StoreMember(Member):
             ticket(outcome)  # type: ignore[operator]
 
     def _write(self, work: RegionReady) -> None:
-        disk, region_id, ready = self.disk, work.region.id, work.ready
-        must_persist = ready is not None and ready.must_persist
+        disk, region_id = self.disk, work.region.id
         if work.destroyed:
             self._erase(work)
         else:
-            if ready is not None and must_persist:
-                disk.write("log", region_id, disk.log(region_id).staged(ready))
+            if work.ready is not None and work.ready.must_persist:
+                disk.write("log", region_id, disk.log(region_id).staged(work.ready))
             if work.compact_to:
                 disk.write("log", region_id, disk.log(region_id).compacted(work.compact_to))
             if work.has_record:
@@ -582,9 +581,7 @@ class StoreMember(Member):
             self._begin(made)
         for source, peer_id in work.merged:
             self._bury(source, peer_id)
-        # What was only applied is in the log, which is durable, and would be applied again.
-        is_explained = ready is not None and not must_persist and not work.has_record
-        disk.end_batch(lazily=is_explained and not work.destroyed)
+        disk.end_batch(lazily=work.is_lazy)
 
     def _begin(self, made: Made) -> None:
         """The records of a region that begins on this store."""

@@ -103,6 +103,14 @@ class RegionReady:
     install: bool = False
     destroyed: bool = False
 
+    @property
+    def is_lazy(self) -> bool:
+        """Whether its batch needs no sync of its own: what was only applied is in the log, which is durable, and would
+        be applied again.
+        """
+        is_applied_only = self.ready is not None and not self.ready.must_persist
+        return is_applied_only and not self.has_record and not self.destroyed
+
 
 @value
 class RegionReport:

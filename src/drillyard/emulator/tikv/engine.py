@@ -460,9 +460,7 @@ class Engine:
         for source, peer_id in work.merged:
             self._bury(batch, source, peer_id)
         if len(batch):
-            # What was only applied is in the log, which is durable, and would be applied again.
-            is_explained = work.ready is not None and not work.ready.must_persist and not work.has_record
-            self.storage.write(batch, lazily=is_explained and not work.destroyed)
+            self.storage.write(batch, lazily=work.is_lazy)
 
     def _erase(self, batch: Batch, work: RegionReady) -> None:
         if work.region.is_initialized:
