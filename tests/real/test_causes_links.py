@@ -109,9 +109,12 @@ def test_a_store_that_is_removed(tmp_path: Path) -> None:
             found = cause(yard)
             assert (found["name"], found["members"]) == ("store-offline", [member])
             pd.post("/config", json={"replica-schedule-limit": 64}).raise_for_status()
+        log = Path(next(one["log_path"] for one in members if one["name"] == member))
         deadline = time.monotonic() + 90
-        while (found := cause(yard))["name"] == "store-offline":
-            assert time.monotonic() < deadline, found
+        while "store is tombstone" not in log.read_text():  # PD lists it no more, and tells it with its next heartbeat
+            assert time.monotonic() < deadline, cause(yard)
+            time.sleep(0.1)
+        found = cause(yard)
         assert (found["name"], found["members"]) == ("store-tombstone", [member])
     finally:
         yard.clear()
