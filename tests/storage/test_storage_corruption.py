@@ -40,8 +40,9 @@ FLIPS = 40
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tables and a log, as a SIGKILL leaves them, and all vouched for: made again if RocksDB has written a table out after
-    the last sync.
+    """Tables and a log, as a SIGKILL leaves them, and all of it vouched for.
+
+    Made again if RocksDB has written a table out after the last sync.
     """
     for _ in range(20):
         data = tmp_path_factory.mktemp("intact") / "data"
