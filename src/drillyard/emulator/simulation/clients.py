@@ -163,7 +163,13 @@ class Client(Member):
         self._ask(task, store, region, context)
 
     def _again(self, task: Task, soon: bool = True) -> None:
-        self.later((2 if soon else 40) * MILLISECOND_US + self.world.dice.below(5_000), lambda: self._try(task))
+        tries = task.tries  # silence may have led to another try meanwhile: two at once would be two writes
+
+        def again() -> None:
+            if task.tries == tries:
+                self._try(task)
+
+        self.later((2 if soon else 40) * MILLISECOND_US + self.world.dice.below(5_000), again)
 
     def _give_up(self, task: Task, tries: int) -> None:
         """Silence."""
