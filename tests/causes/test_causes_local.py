@@ -365,7 +365,11 @@ def test_machine_slept(drillyard: Shell, tmp_path: Path) -> None:
         pids = [one["pid"] for name, one in members(drillyard).items() if name != "tikv1"]
         return pids if all(pids) else None
 
+    def looks() -> bool:  # what it slept through before it cannot know
+        return any(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process(waiting.pid).net_connections("tcp"))
+
     pids = [waiting.pid, *wait_until("all members", started)]
+    wait_until("its first look", looks)
     assert waiting.poll() is None
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
