@@ -315,14 +315,18 @@ class Engine:
     # ---- running ----
 
     async def tick_forever(self) -> None:
-        """A member that was paused goes on where it was: missed ticks are not made up for."""
-        due = self._loop.time() + self._settings.tick_ms / 1000
+        """A member that was paused goes on where it was: missed ticks are not made up for.
+
+        While all regions here sleep, those between two heartbeats come together: nothing is due but the pulses.
+        """
+        ticks, due = 1, self._loop.time() + self._settings.tick_ms / 1000
         while True:
             await asyncio.sleep(max(0.0, due - self._loop.time()))
             self.on_tick(self._loop.time() - due)
-            period_s = self._settings.tick_ms / 1000
-            due = max(due + period_s, self._loop.time())
-            self._guard(self.store.tick)
+            for _ in range(ticks):
+                self._guard(self.store.tick)
+            ticks = 1 if self.store.awake else self._settings.raft.heartbeat_ticks
+            due = max(due + ticks * self._settings.tick_ms / 1000, self._loop.time())
 
     def wake(self) -> None:
         """Some replica has something to do; it is done in the loop's next turn, together with what else comes up."""
@@ -389,7 +393,8 @@ class Engine:
         except (ProtocolBroken, StorageFailed, AssertionError, ValueError) as error:
             self._break(error)
             return
-        self.wake()
+        if self.store.has_output:
+            self.wake()
 
     def _break(self, error: Exception) -> None:
         self.stop()

@@ -61,6 +61,7 @@ class PdClient:
         self._channels: dict[Endpoint, Channel] = {}
         self._log = log
         self._suspect: Endpoint | None = None  # the leader that did not answer
+        self._answered_at = -WATCH_S
         self._strangers: list[int] = []  # the other clusters whose members answered last time
 
     async def connect(self) -> None:
@@ -85,6 +86,7 @@ class PdClient:
             try:
                 answer = await self.channel(leader).unary(method, request, timeout_s=CALL_TIMEOUT_S)
                 if not _is_passing(answer):
+                    self._answered_at = asyncio.get_running_loop().time()
                     return answer
                 await asyncio.sleep(RETRY_S)
             except RpcError as error:
@@ -128,11 +130,14 @@ class PdClient:
     async def watch(self) -> None:
         """Follows the leader for ever.
 
-        One of the others is asked, each in its turn: it knows when another leads, and it answers when the leader is
-        what stands still. Only if it does not say what is believed already, all are asked.
+        A leader that has just answered as such is one. Else one of the others is asked, each in its turn: it knows when
+        another leads, and it answers when the leader is what stands still. Only if it does not say what is believed
+        already, all are asked.
         """
         for turn in count():
             await asyncio.sleep(WATCH_S)
+            if asyncio.get_running_loop().time() - self._answered_at < WATCH_S:
+                continue
             others = [endpoint for endpoint in self._endpoints if endpoint != self.leader]
             if not others or await self._ask(others[turn % len(others)]) != self.leader:
                 await self.discover()
