@@ -62,13 +62,14 @@ BATCH_GETS = Figure(
 )
 
 SIMULATION = Figure(
-    "simulation-all-cores",
-    "`drillyard sim`: 3 PD and 3 to 5 stores, default storm, times real time",
+    "simulation-three-stores",
+    "`drillyard sim --stores 3`: 3 PD and 3 stores, default storm, times real time",
     "x",
     300,
     is_rate=True,
 )
-SIMULATION_ALONE = Figure("simulation", "the same on one core (`--jobs 1`)", "x", is_rate=True)
+SIMULATION_DRAWN = Figure("simulation-all-cores", "the same with 3 to 5 stores, as each seed draws", "x", is_rate=True)
+SIMULATION_ALONE = Figure("simulation", "the latter on one core (`--jobs 1`)", "x", is_rate=True)
 CHECKER = Figure("checker", "linearizability of 100,000 operations over 1,000 keys", "s", 10.0)
 TROUBLED = Figure("checker-troubled", "the same, a tenth of the puts failed or of unknown outcome", "s")
 BANK = Figure("bank", "strict serializability of a bank's history of 400 transactions, until decided", "s")

@@ -41,7 +41,7 @@ SERVED = Figure("regions-served", "all regions served again after SIGKILL of a s
 LOST_LAG = Figure("lost-loop-lag", "loop lag after SIGKILL of a store, 99 %, the worst member, by regions", "ms")
 LONGEST_LOST_LAG = Figure("lost-longest-lag", "longest loop lag after SIGKILL of a store, by regions", "ms")
 STOPPED = Figure("regions-stopped", "all regions served again after SIGSTOP of a store, by regions", "s")
-WOKEN = Figure("regions-woken", "terms begun after SIGCONT of that store, by regions", "", 0.0)
+WOKEN = Figure("regions-woken", "terms begun after SIGCONT of that store, by regions", "")
 RESTARTED = Figure("regions-restart", "all regions served after `drillyard up` of the stopped cluster, by regions", "s")
 
 Members = dict[str, dict[str, Any]]

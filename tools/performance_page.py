@@ -41,7 +41,7 @@ COMMANDS = ("fresh-gone", *(figures.command(words).key for words in start.COMMAN
 LARGE = tuple(
     throughput.large(client, action)[one].key for action in throughput.LARGE for client in Client for one in (0, 1)
 )
-PURE = ("simulation-all-cores", "simulation", "checker", "checker-troubled", "bank")
+PURE = ("simulation-three-stores", "simulation-all-cores", "simulation", "checker", "checker-troubled", "bank")
 TABLES: Mapping[str, tuple[str, ...]] = {
     "life": LIFE,
     "commands": COMMANDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from shell import Shell
 
 from drillyard.flows.simulate import SimulationOrder, SimulationReport, _take, lines_of
@@ -25,15 +26,26 @@ def test_one_seed_has_a_trace_and_a_tale_and_says_them_again(drillyard: Shell) -
     assert "1 seeds: " in ran.out
 
 
-def test_a_seed_that_fails_says_how_to_replay_it() -> None:
-    report = SimulationReport(SimulationOrder(0, 9))
+def test_clusters_may_all_have_as_many_stores(drillyard: Shell) -> None:
+    drawn, small, large = (
+        drillyard("sim", "--seed", "2", *words, "--json").document["simulation"]
+        for words in ((), ("--stores", "3"), ("--stores", "5"))
+    )
+    assert len({drawn["trace"], small["trace"], large["trace"]}) == 3
+    assert any("store5" in line["text"] for line in large["tale"])
+    assert not any("store4" in line["text"] for line in small["tale"])
+
+
+@pytest.mark.parametrize(("stores", "replay"), [(None, "sim --seed 7"), (3, "sim --seed 7 --stores 3")])
+def test_a_seed_that_fails_says_how_to_replay_it(stores: int | None, replay: str) -> None:
+    report = SimulationReport(SimulationOrder(0, 9, stores=stores))
     told = {"seed": 7, "trace": "ab", "virtual_us": 5_000_000, "invariant": "liveness", "text": "nobody leads"}
     _take(report, told)
     assert not report.has_passed
     lines = "\n".join(lines_of(report))
     assert "seed 7 fails, version " in lines
     assert "nobody leads" in lines
-    assert "drillyard sim --seed 7" in lines
+    assert lines.splitlines()[1].endswith(f"drillyard {replay}")
 
 
 def test_histories_are_judged_outside_the_emulator() -> None:

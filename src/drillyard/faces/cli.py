@@ -479,9 +479,10 @@ def resume(member: str, name: str, as_json: bool) -> int:
 @_option("--seed", help="One seed, with its tale.", metavar="N", type=click.IntRange(min=0))
 @_option("--seeds", help="All seeds of a range.", metavar="A..B")
 @_option("--minutes", help="Seeds that nobody has tried, for so long.", metavar="MINUTES", type=float)
+@_option("--stores", help="Of each cluster (3 to 5, drawn by the seed).", metavar="N", type=click.IntRange(3, 5))
 @_option("--jobs", help="Processes (one a core).", metavar="N", type=click.IntRange(min=0), default=0)
 @json_option
-def sim(seed: int | None, seeds: str | None, minutes: float | None, jobs: int, as_json: bool) -> int:
+def sim(as_json: bool, **ordered: Any) -> int:
     """Simulate whole emulated clusters on virtual time, with everything against them, and judge what clients saw."""
     from drillyard.faces import console, document, exits
     from drillyard.faces.runner import Command, run
@@ -489,10 +490,10 @@ def sim(seed: int | None, seeds: str | None, minutes: float | None, jobs: int, a
     from drillyard.waiting import Clock
 
     command = Command("sim", as_json, is_long=True, has_picture=False)
-    progress = console.Progress(as_json or seed is not None)
+    progress = console.Progress(as_json or ordered["seed"] is not None)
 
     async def work() -> int:
-        order = flow.order_of(seed, seeds, minutes, jobs)
+        order = flow.order_of(**ordered)
         report = await flow.simulate(order, Clock(), lambda report: progress.see(flow.progress_of(report)))
         code = exits.OK if report.has_passed else exits.FAULT
 

@@ -40,6 +40,7 @@ class SimulationOrder:
     last: int = ENDLESS
     minutes: float | None = None
     jobs: int = 0  # 0: one for each core
+    stores: int | None = None  # None: each seed draws it
 
     def check(self) -> None:
         if self.last < self.first:
@@ -50,18 +51,20 @@ class SimulationOrder:
             raise Misuse("that is no time to run", "give --minutes a number above 0")
 
 
-def order_of(seed: int | None, seeds: str | None, minutes: float | None, jobs: int) -> SimulationOrder:
+def order_of(
+    seed: int | None, seeds: str | None, minutes: float | None, jobs: int = 0, stores: int | None = None
+) -> SimulationOrder:
     """What is meant by the words of a command line."""
     if (seed is not None) + (seeds is not None) + (minutes is not None and seeds is None) != 1:
         raise Misuse("which seeds are meant is not clear", "give one of --seed N, --seeds A..B, --minutes MINUTES")
     if seed is not None:
-        return SimulationOrder(seed, seed, jobs=jobs)
+        return SimulationOrder(seed, seed, jobs=jobs, stores=stores)
     if seeds is None:
-        return SimulationOrder(secrets.randbelow(ENDLESS >> 10), minutes=minutes, jobs=jobs)
+        return SimulationOrder(secrets.randbelow(ENDLESS >> 10), minutes=minutes, jobs=jobs, stores=stores)
     first, dots, last = seeds.partition("..")
     if not (first.isdecimal() and dots and last.isdecimal()):
         raise Misuse(f"{seeds!r} is no range of seeds", "give the first and the last, such as --seeds 0..99")
-    return SimulationOrder(int(first), int(last), minutes, jobs)
+    return SimulationOrder(int(first), int(last), minutes, jobs, stores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class SeedReport:
     trace: str
     virtual_s: float
     counts: dict[str, int]
+    stores: int | None = None  # that were asked for
     invariant: str = ""
     text: str = ""
     tale: tuple[tuple[float, str], ...] = ()
@@ -82,7 +86,8 @@ class SeedReport:
 
     @property
     def replay(self) -> str:
-        return f"drillyard sim --seed {self.seed}"
+        asked_for = "" if self.stores is None else f" --stores {self.stores}"
+        return f"drillyard sim --seed {self.seed}{asked_for}"
 
 
 @dataclass(slots=True)
@@ -123,7 +128,7 @@ async def simulate(
         return deadline is not None and clock.monotonic() >= deadline
 
     async def work() -> None:
-        async with _simulator(with_tale=order.first == order.last) as simulator:
+        async with _simulator(order) as simulator:
             for batch in batches:
                 if is_over():
                     return
@@ -149,9 +154,13 @@ def _batches(order: SimulationOrder) -> Iterator[tuple[int, int]]:
 
 
 @contextlib.asynccontextmanager
-async def _simulator(*, with_tale: bool) -> AsyncIterator[_Simulator]:
+async def _simulator(order: SimulationOrder) -> AsyncIterator[_Simulator]:
     """A process that is there for the block."""
-    arguments = ["--seeds", "-", "--history", *(["--tale"] if with_tale else [])]
+    arguments = ["--seeds", "-", "--history"]
+    if order.first == order.last:
+        arguments.append("--tale")
+    if order.stores is not None:
+        arguments += ["--stores", str(order.stores)]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "drillyard.emulator.simulation", *arguments),
         stdin=asyncio.subprocess.PIPE,
@@ -189,7 +198,7 @@ class _Simulator:
 
 
 def _take(report: SimulationReport, told: dict[str, Any]) -> None:
-    one, is_decided = _judged(told)
+    one, is_decided = _judged(told, report.order.stores)
     report.seeds += 1
     report.undecided += not is_decided
     report.virtual_s += one.virtual_s
@@ -200,7 +209,7 @@ def _take(report: SimulationReport, told: dict[str, Any]) -> None:
         report.only = one
 
 
-def _judged(told: dict[str, Any]) -> tuple[SeedReport, bool]:
+def _judged(told: dict[str, Any], stores: int | None) -> tuple[SeedReport, bool]:
     """The report on a seed, and whether its history could be decided."""
     invariant, text = told.get("invariant", ""), told.get("text", "")
     verdict = consistency.Verdict.LINEARIZABLE
@@ -214,6 +223,7 @@ def _judged(told: dict[str, Any]) -> tuple[SeedReport, bool]:
         told["trace"],
         told["virtual_us"] / 1e6,
         {name: told.get(name, 0) for name in COUNTS},
+        stores,
         invariant,
         text,
         tuple((at, line) for at, line in told.get("tale", ())),

@@ -1,6 +1,6 @@
 """Simulations as a process: seeds in, one JSON document a line out.
 
-    python -P -m drillyard.emulator.simulation --seeds 0..99 [--history] [--tale]
+    python -P -m drillyard.emulator.simulation --seeds 0..99 [--stores 3] [--history] [--tale]
 
 `--seeds -` takes such ranges from standard input, one a line, until that ends: a process may be given more seeds as it
 is done with some.
@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from drillyard.emulator.simulation.clusters import Call, Simulation, Violation
+from drillyard.emulator.simulation.clusters import Call, Scale, Simulation, Violation
 from drillyard.emulator.simulation.world import SECOND_US
 
 Json = dict[str, Any]
@@ -34,9 +34,9 @@ def seeds_of(text: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-def run(seed: int, *, with_history: bool, with_tale: bool) -> Json:
+def run(seed: int, scale: Scale | None = None, *, with_history: bool, with_tale: bool) -> Json:
     """One seed, as a document."""
-    simulation = Simulation(seed)
+    simulation = Simulation(seed, scale)
     told: Json = {"seed": seed}
     try:
         outcome = simulation.run()
@@ -66,6 +66,7 @@ def _call(call: Call) -> list[object]:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m drillyard.emulator.simulation")
     parser.add_argument("--seeds", type=_wanted, required=True, metavar="A..B")
+    parser.add_argument("--stores", type=int, help="of each cluster, instead of as many as the seed draws")
     parser.add_argument("--history", action="store_true", help="what the clients saw")
     parser.add_argument("--tale", action="store_true", help="what happened, for a person to read")
     given = parser.parse_args(arguments)
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> int:
     gc.disable()  # a seed makes little garbage that is tied in knots, besides the cluster itself when it is over
     is_sound = True
     for seed in (seed for seeds in given.seeds for seed in seeds):
-        told = run(seed, with_history=given.history, with_tale=given.tale)
+        told = run(seed, Scale(stores=given.stores), with_history=given.history, with_tale=given.tale)
         gc.collect()
         is_sound &= told["passed"]
         try:
