@@ -285,6 +285,29 @@ def test_the_last_of_many_syncs_is_noted_soon_after_it(tmp_path: Path) -> None:
         asyncio.run(scenario(storage))
 
 
+def test_a_table_that_is_written_out_after_the_last_sync_is_noted_too(tmp_path: Path) -> None:
+    """The log that it was made of is gone by then: without a note its loss would be taken for a torn write."""
+
+    def noted() -> int:
+        return (storage._directory.noted_manifest() or (0, 0))[1]
+
+    def length() -> int:
+        (manifest,) = (tmp_path / "db").glob("MANIFEST-*")
+        return manifest.stat().st_size
+
+    async def scenario() -> None:
+        put(storage, b"key")
+        await storage.durable()
+        await until(lambda: noted() == length())
+        before = length()
+        for number in range(40):
+            put(storage, b"large %d" % number, value=random.randbytes(1 << 16))  # nobody asks for a sync of these
+        await until(lambda: noted() == length() > before)
+
+    with opened(tmp_path) as storage:
+        asyncio.run(scenario())
+
+
 def test_a_call_that_raises_does_not_keep_the_others_from_running(tmp_path: Path) -> None:
     async def scenario(storage: Storage) -> None:
         problems, called = list[Any](), list[str]()

@@ -73,6 +73,7 @@ _WALK_PAIRS = 64  # read at a time, and no more after so many bytes
 _WALK_BYTES = 256 << 10
 _SPACE_AGE_S = 0.05  # how old an answer about free space may be
 _NOTE_AGE_S = 0.1  # how old the note of the last sync may be
+_TABLES_S = 1.0  # after a sync RocksDB may go on to write tables out, each time for less than this
 
 Order = tuple[int, list[Callable[[], None]]]
 
@@ -430,12 +431,17 @@ class Storage:
             self._fail(error)
 
     def _next_order(self) -> Order | None:
+        """Meanwhile notes what was synced, and looks at the MANIFEST until it grows no more."""
         if self._noted != self._synced:
             due_s = self._noted_at + _NOTE_AGE_S - time.monotonic()
-            try:
+            with contextlib.suppress(Empty):
                 return self._orders.get(timeout=max(0.0, due_s))
-            except Empty:
-                self._note()
+            self._note()
+            is_growing = True
+            while is_growing:
+                with contextlib.suppress(Empty):
+                    return self._orders.get(timeout=_TABLES_S)
+                is_growing = self._note_manifest()
         return self._orders.get()
 
     def _tell_loop(self, call: Callable[..., object], *arguments: object) -> None:
@@ -476,17 +482,21 @@ class Storage:
         self._note_manifest()
         self._noted, self._noted_at = self._synced, time.monotonic()
 
-    def _note_manifest(self) -> None:
-        """It grows with each table that is made or merged; its growth is made durable before it is counted on."""
+    def _note_manifest(self) -> bool:
+        """It grows with each table that is made or merged; its growth is made durable before it is counted on.
+
+        Whether it has grown since the last time.
+        """
         if self._manifest is None or not self._manifest.exists():  # RocksDB may begin another one
             self._manifest = _manifest_of(self._directory.path / _DATABASE)
         with self._manifest.open("rb") as file:
             length = os.fstat(file.fileno()).st_size
             if length == self._manifest_length:
-                return
+                return False
             os.fsync(file.fileno())
         self._directory.note_manifest(_number_of(self._manifest), length)
         self._manifest_length = length
+        return True
 
 
 class RaftLog:
