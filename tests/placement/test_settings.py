@@ -58,7 +58,7 @@ def test_what_makes_no_sense_is_refused(key: str, value: Any) -> None:
 
 
 def test_every_setting_is_in_one_section_and_found_by_its_short_name() -> None:
-    assert len(READERS) == len(Placing.__dataclass_fields__)
+    assert len(READERS) == len(Placing.__struct_fields__)
     for name in READERS:
         assert full_name(name) == full_name(name.partition(".")[2]) == name
     assert full_name("enable-witness") is None

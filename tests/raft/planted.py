@@ -9,9 +9,10 @@ on its way to the disk makes nothing durable (test_log).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
+from msgspec.structs import replace
 
 from drillyard.emulator.raft import (
     Configuration,

@@ -7,10 +7,11 @@ where a bug needs a rare coincidence.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from drillyard.emulator.pd.cluster import Cluster, RegionTree
 from drillyard.emulator.pd.outcomes import Outcome

@@ -10,10 +10,11 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import store_group
+from msgspec import Struct, field
+from msgspec.structs import replace
 from store_group import Log, Pairs
 
 from drillyard.emulator.raft.types import ChangeKind, HardState, Ready, Restored
@@ -51,8 +52,7 @@ SETTINGS = replace(
 )
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Struct, frozen=True):
     region: Region
     peer_id: int
     applied: int = 0

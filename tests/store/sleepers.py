@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from drillyard.emulator.raft.types import MessageKind, Options, Restored
 from drillyard.emulator.store.commands import Put, Write

@@ -11,7 +11,9 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from drillyard.emulator.raft.types import ChangeKind, Entry, HardState, Options, Ready, Restored
 from drillyard.emulator.store.commands import CompareAndSwap, Put, Swapped, Write, Written
@@ -40,8 +42,7 @@ SETTINGS = Settings(
 Pairs = dict[bytes, bytes]
 
 
-@dataclass(frozen=True)
-class Log:
+class Log(Struct, frozen=True):
     hard_state: HardState = field(default_factory=HardState)
     snapshot_index: int = 0
     snapshot_term: int = 0
@@ -66,8 +67,7 @@ class Log:
         return replace(self, snapshot_index=upto, snapshot_term=last.term, entries=kept)
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Struct, frozen=True):
     region: Region
     peer_id: int
     applied: int = 0
@@ -76,8 +76,7 @@ class Record:
     arrived: tuple[tuple[bytes, bytes], ...] | None = None  # a snapshot that is being installed
 
 
-@dataclass
-class Disk:
+class Disk(Struct):
     """What is written, and what of it would survive a power cut."""
 
     pairs: Pairs = field(default_factory=dict)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from store_group import REGION, SETTINGS, World
 
 from drillyard.emulator.raft import Raft

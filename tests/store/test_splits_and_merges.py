@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from test_store import GOOD, REGION, SETTINGS, Bench, acknowledge_all, alone, from_peer, lead, of_three
 
 from drillyard.emulator.raft import Raft

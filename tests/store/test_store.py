@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from drillyard.emulator.raft.types import ChangeKind, HardState, Message, MessageKind, Options, SnapshotMeta
 from drillyard.emulator.store.commands import (

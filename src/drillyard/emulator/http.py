@@ -18,11 +18,11 @@ import ipaddress
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import parse_qs, unquote
 
 import h11
+from msgspec import Struct, field
 
 HEAD_S = 10.0
 BODY_S = 30.0
@@ -42,8 +42,7 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
+class HttpRequest(Struct, frozen=True):
     method: str
     path: str  # decoded
     target: str  # as it was sent, with the query
@@ -57,8 +56,7 @@ class HttpRequest:
         return self.query.get(name, [default])[0]
 
 
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
+class HttpResponse(Struct, frozen=True):
     status: int = 200
     body: bytes = b""
     content_type: str = ""  # none is sent for an empty body without one

@@ -21,8 +21,9 @@ import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, NoReturn, cast
+
+from msgspec import Struct
 
 from drillyard.emulator.http import HttpProtocol, Router
 from drillyard.emulator.logs import Log
@@ -220,8 +221,7 @@ class Listener:
         self._open.discard(connection)
 
 
-@dataclass(frozen=True, slots=True)
-class _Speakers:
+class _Speakers(Struct, frozen=True):
     """The protocols that a port speaks; None for one that it does not."""
 
     grpc: Callable[[], Wire] | None

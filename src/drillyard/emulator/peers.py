@@ -21,9 +21,9 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
+from msgspec import Struct
 
 from drillyard.emulator.logs import Log
 from drillyard.wire import drillpb
@@ -40,8 +40,7 @@ InSnapshot = ServerStream[drillpb.SnapshotChunk, drillpb.SnapshotResponse]
 _MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class TransportOptions:
+class TransportOptions(Struct, frozen=True):
     queue_bytes: int = 32 * _MIB  # to one member
     queue_envelopes: int = 8192
     batch_bytes: int = _MIB  # of one send; a single larger envelope still goes

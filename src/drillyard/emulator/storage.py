@@ -31,12 +31,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
 import rocksdict
+from msgspec import Struct
 
 from drillyard.emulator import raft_codec
 from drillyard.emulator.data_directory import (
@@ -78,8 +78,7 @@ _TABLES_S = 1.0  # after a sync RocksDB may go on to write tables out, each time
 Order = tuple[int, list[Callable[[], None]]]
 
 
-@dataclass(frozen=True, slots=True)
-class StorageOptions:
+class StorageOptions(Struct, frozen=True):
     memtable_bytes: int = 8 * _MIB
     cache_bytes: int = 4 * _MIB
     reserve_bytes: int = 32 * _MIB  # enough for RocksDB to write out every memtable's log when it opens
@@ -88,8 +87,7 @@ class StorageOptions:
     # before anything is acknowledged: the bytes of each write-ahead log file that are durable at least
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedLog:
+class LoadedLog(Struct, frozen=True):
     """What `Restored` needs of a group's log."""
 
     hard_state: HardState
@@ -162,8 +160,7 @@ class View:
         self._cursor = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
+class _Range(Struct, frozen=True):
     start: bytes
     end: bytes | None
     limit: int

@@ -11,7 +11,8 @@ A builder is used once: say what to change, then `build`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from drillyard.emulator.pd.operators import CannotBuild, Kind, Operator
 from drillyard.emulator.pd.picture import Picture, RegionView, StoreView
@@ -30,8 +31,7 @@ from drillyard.wire import metapb
 Peers = dict[int, metapb.Peer]  # by store
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
+class Tools(Struct, frozen=True):
     """What operators are built with. `take_id` gives a fresh id, or 0 when there is none at the moment.
 
     `may_lead` says whether a store takes leaders now.

@@ -13,7 +13,8 @@ count only while `enable-placement-rules` is off, as in the real one, and names 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from drillyard.emulator.pd.builder import Builder, Tools, leave_joint
 from drillyard.emulator.pd.fit import Chooser, Fit, fit, is_replicated
@@ -27,8 +28,7 @@ MAX_REGION_MIB = 144
 MAX_REGION_KEYS = 1_440_000
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One look at one region."""
 
     region: RegionView

@@ -10,8 +10,9 @@ It reads no file and knows no flags: `server` does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from drillyard.emulator.pd.cluster import Cluster
 from drillyard.emulator.pd.schedulers import DEFAULTS, existing
@@ -23,8 +24,7 @@ Json = Any
 TYPES = {"balance-hot-region-scheduler": "hot-region"}  # where PD's configuration has another word
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """One PD member as it was started."""
 
     name: str

@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
+from msgspec import Struct
+from msgspec.structs import replace
 
 from drillyard.emulator import raft_codec
 from drillyard.emulator.logs import Log
@@ -58,8 +59,7 @@ class Undetermined(Exception):
     """The command may or may not have been carried out: the lead was lost before its place in the log was settled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seat:
+class Seat(Struct, frozen=True):
     """Which member of which group this is, and how it keeps time."""
 
     member_id: int
@@ -70,8 +70,7 @@ class Seat:
     options: Options
 
 
-@dataclass(slots=True)
-class _Proposal:
+class _Proposal(Struct):
     term: int
     answer: asyncio.Future[Outcome]
 

@@ -14,7 +14,8 @@ It decides nothing about where peers should be.
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from drillyard.emulator.pd.operators import Kind, Level, Operator, Reason, Status
 from drillyard.emulator.pd.picture import Picture, RegionView, StoreView
@@ -29,8 +30,7 @@ UNLIMITED = 1e8
 JUST_DONE_NS = 10 * SECOND_NS  # what was done so fast counts as influence for a while: reports lag behind
 
 
-@dataclass(slots=True)
-class Tokens:
+class Tokens(Struct):
     """What a store's limit allows of one kind now. Full at first; it holds a second's worth, at least one move."""
 
     level: float = 0.0
@@ -67,8 +67,7 @@ class StoreLimits:
         return self._tokens.setdefault((store_id, kind), Tokens())
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(Struct, frozen=True):
     """A step for a region's leader, on its way."""
 
     region: RegionView
@@ -77,8 +76,7 @@ class Dispatch:
     source: str
 
 
-@dataclass(slots=True)
-class Doings:
+class Doings(Struct):
     """What the controller did since somebody last looked: steps to send, and operators for the log."""
 
     dispatches: list[Dispatch] = field(default_factory=list)

@@ -12,8 +12,9 @@ It knows no stream, no clock and no timestamps, and what regions should look lik
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from drillyard.emulator.pd.cluster import Cluster, state_name
 from drillyard.emulator.pd.config import Settings
@@ -35,16 +36,14 @@ BEAT_PERSIST_NS = 5 * 10**9  # the replicated time of a store's heartbeat lags b
 BEAT_ALONG_NS = BEAT_PERSIST_NS // 2  # from here on it is written along when that of another store has to be
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """Who takes over the lead. The cluster id counts only for the first leader ever."""
 
     member_id: int
     fresh_cluster_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """Where the timestamps and the ids of one lead begin, and how far they were agreed on."""
 
     first_ms: int
@@ -71,24 +70,21 @@ def start_of(outcome: Outcome, cluster: Cluster) -> Start:
     return Start(outcome.value, outcome.value + TSO_WINDOW_MS, window)
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Struct, frozen=True):
     """A command for the log. Its driver says what became of it: `settle`, or `drop` if that is not known."""
 
     command: drillpb.PdCommand
     heartbeat: pdpb.RegionHeartbeatRequest | None = None  # the one that brought it, and waits for it
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     """An answer for the store that leads a region. A store whose stream is not there hears it later or never."""
 
     store_id: int
     response: pdpb.RegionHeartbeatResponse
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Struct, frozen=True):
     """A line for the log."""
 
     message: str
@@ -96,8 +92,7 @@ class Note:
     is_warning: bool = False
 
 
-@dataclass(slots=True)
-class Output:
+class Output(Struct):
     """What the machine wants done."""
 
     proposals: list[Proposal] = field(default_factory=list)

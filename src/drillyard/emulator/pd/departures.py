@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from drillyard.emulator.pd.cluster import Cluster
 from drillyard.emulator.pd.reports import Reports
@@ -21,8 +22,7 @@ WINDOW = 61  # looks: ten minutes
 FOREVER_S = sys.float_info.max
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """How far a store has come. `fraction` is 1 when nothing is left."""
 
     fraction: float
@@ -30,8 +30,7 @@ class Progress:
     left_s: float
 
 
-@dataclass(slots=True)
-class _History:
+class _History(Struct):
     total: float
     sizes: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
 

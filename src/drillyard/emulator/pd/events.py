@@ -7,13 +7,13 @@ makes something happen counts it; nobody decides by these numbers.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from drillyard.wire import metapb
 
 
-@dataclass(slots=True)
-class Events:
+class Events(Struct):
     operators: Counter[tuple[str, str]] = field(default_factory=Counter)  # type, event
     finished_s: list[tuple[str, float]] = field(default_factory=list)  # type, duration: taken when they are shown
     heartbeats: Counter[tuple[str, int, str]] = field(default_factory=Counter)  # address, store, status

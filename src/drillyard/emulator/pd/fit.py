@@ -11,8 +11,9 @@ A store is chosen in two stages, as PD does: first by what lasts (its state, its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
+
+from msgspec import Struct
 
 from drillyard.emulator.pd.controller import StoreLimits
 from drillyard.emulator.pd.picture import Picture, RegionView, StoreView
@@ -22,8 +23,7 @@ from drillyard.wire import metapb
 LABEL_BASE = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(Struct, frozen=True):
     """Which peers the rule counts, and which are beyond it."""
 
     count: int

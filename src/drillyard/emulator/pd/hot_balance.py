@@ -9,7 +9,8 @@ simplification of the real one, which ranks moves by several dimensions at once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from drillyard.emulator.pd.hotspots import READ, WRITE, HotPeer, HotPeers
 from drillyard.emulator.pd.picture import Picture, RegionView, StoreView
@@ -19,8 +20,7 @@ GAIN = 0.95  # what a target carries afterwards, at most, of what the source car
 QUIET_NS = 3 * WRITE.look_s * 10**9
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(Struct, frozen=True):
     kind: str
     region_id: int
     source: int
@@ -32,8 +32,7 @@ class Move:
 MayGo = Callable[[RegionView, StoreView, StoreView], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Freedom:
+class Freedom(Struct, frozen=True):
     """Whether a region's leadership, or its peer, may go from one store to another."""
 
     transfer: MayGo

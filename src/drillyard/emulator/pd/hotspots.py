@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from statistics import median
+
+from msgspec import Struct, field
 
 from drillyard.wire import metapb
 
@@ -26,8 +27,7 @@ LOOKS_UNHEARD = 3
 THRESHOLD_NS = 8 * 10**9  # so long a threshold counts, as in PD: to make one is a walk over a store's peers
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """Writes or reads: when a peer counts as hot. Rates are of a second."""
 
     name: str
@@ -41,8 +41,7 @@ WRITE = Kind("write", 60, 1 << 10, 32, 2)
 READ = Kind("read", 10, 8 << 10, 128, 12)
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(Struct, frozen=True):
     """What one report says went through."""
 
     bytes: int
@@ -51,8 +50,7 @@ class Flow:
     now_ns: int
 
 
-@dataclass(slots=True)
-class HotPeer:
+class HotPeer(Struct):
     store_id: int
     region_id: int
     is_leader: bool

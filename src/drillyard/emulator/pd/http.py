@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from drillyard.emulator.http import HttpRequest, HttpResponse, Router, error_response
 from drillyard.emulator.metrics import CONTENT_TYPE, Registry

@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
+
+from msgspec import Struct, field
 
 from drillyard.emulator.logs import Log
 from drillyard.emulator.pd.config import Settings
@@ -44,8 +45,7 @@ TICK_S = 0.2
 OUTLET_RESPONSES = 1024  # that wait for one store to read them, as in the real PD
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(Struct, frozen=True):
     """The wall clock, for what people and clients read. Nothing safe depends on it."""
 
     now_ns: Callable[[], int]
@@ -54,8 +54,7 @@ class Clock:
         return self.now_ns() // 10**6
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
+class Means(Struct, frozen=True):
     """What a member works with."""
 
     settings: Settings

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from drillyard.emulator.pd.consensus import Consensus, Undetermined
 from drillyard.emulator.pd.coordinator import Candidate
@@ -36,8 +37,7 @@ class MemberRefused(Exception):
     """The group does not take this member as it is: why, and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """This member, and the first members of its group by id; for one that joined later, whom it found there, too."""
 
     record: drillpb.PdMember

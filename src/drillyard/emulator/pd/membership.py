@@ -8,8 +8,9 @@ id that was removed: without its old data it is a new member. Refusals are in th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from drillyard.wire import drillpb
 
@@ -22,8 +23,7 @@ REMOVED = "this member was removed from the cluster"
 INCOMPLETE = "a member that joins has an id, a name, and peer URLs with scheme, host and port"
 
 
-@dataclass(frozen=True, slots=True)
-class Roll:
+class Roll(Struct, frozen=True):
     """The group as its leader sees it. `active` are the voters that answer, the leader among them."""
 
     voters: frozenset[int]

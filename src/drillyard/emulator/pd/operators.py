@@ -8,8 +8,9 @@ because people and tools read them. Whether it may run, and when a step is sent,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag, StrEnum
+
+from msgspec import Struct, field
 
 from drillyard.emulator.pd.picture import RegionView
 from drillyard.emulator.pd.steps import Influence, MergeRegion, SplitRegion, Step
@@ -88,8 +89,7 @@ class Reason(StrEnum):
     RELATED_MERGE_REGION = "related merge region"
 
 
-@dataclass(slots=True, eq=False)
-class Operator:
+class Operator(Struct, eq=False):
     desc: str
     brief: str
     region_id: int

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from drillyard.wire import pdpb
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why a command was not carried out, as PD's clients are told it."""
 
     type: pdpb.ErrorType
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What became of a command. `value` is the end of an id window, a first timestamp, or a safe point.
 
     `covered` are the regions that a new meta took the place of, beside its own.

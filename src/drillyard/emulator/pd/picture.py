@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
+
+from msgspec import Struct, field
 
 from drillyard.emulator.pd.cluster import DISCONNECTED_AFTER_NS, UNHEALTHY_AFTER_NS, Cluster
 from drillyard.emulator.pd.reports import Holding, Reports
 from drillyard.emulator.pd.settings import Placing
-from drillyard.emulator.values import value
 from drillyard.wire import metapb
 
 GIB = float(1 << 30)
@@ -28,8 +28,7 @@ MIN_WEIGHT = 1e-6
 JOINT = (metapb.IncomingVoter, metapb.DemotingVoter)
 
 
-@value
-class RegionView:
+class RegionView(Struct, frozen=True):
     """A region as its leader reports it. Pending and down are ids of peers; the size is in MiB."""
 
     meta: metapb.Region
@@ -80,8 +79,7 @@ class RegionView:
         return peer.id not in self.pending and peer.id not in self.down
 
 
-@value
-class StoreView:
+class StoreView(Struct, frozen=True):
     """A store, what it holds and what it can take."""
 
     id: int

@@ -8,7 +8,8 @@ an older term than an earlier one. It decides nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from drillyard.emulator.pd.cluster import Cluster
 from drillyard.wire import metapb, pdpb
@@ -16,14 +17,12 @@ from drillyard.wire import metapb, pdpb
 MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class StoreReport:
+class StoreReport(Struct, frozen=True):
     stats: pdpb.StoreStats
     at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class RegionReport:
+class RegionReport(Struct, frozen=True):
     """The last heartbeat of a region. `size_mib` is at least 1: PD calls no region smaller."""
 
     request: pdpb.RegionHeartbeatRequest
@@ -34,8 +33,7 @@ class RegionReport:
         return self.request.leader
 
 
-@dataclass(slots=True)
-class StoreTotals:
+class StoreTotals(Struct):
     """What one store holds, summed over the regions known now."""
 
     regions: int = 0
@@ -47,8 +45,7 @@ class StoreTotals:
     leader_keys: int = 0
 
 
-@dataclass(slots=True)
-class Holding:
+class Holding(Struct):
     """What one store holds of the regions that were heard: their ids, in the order of the last heartbeats."""
 
     led: dict[int, None] = field(default_factory=dict)

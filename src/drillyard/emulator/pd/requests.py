@@ -8,8 +8,9 @@ up by store limits. Names and forms are those of the HTTP interface; gRPC uses t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from drillyard.emulator.pd.builder import Builder
 from drillyard.emulator.pd.checkers import Check, merge
@@ -41,8 +42,7 @@ class Refused(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Desk:
+class Desk(Struct, frozen=True):
     """Takes requests for one placement at one instant."""
 
     placement: Placement

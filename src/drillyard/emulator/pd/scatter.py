@@ -8,7 +8,8 @@ was picked less often. Only a region that is whole is scattered. Additions cost 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from drillyard.emulator.pd.builder import Builder
 from drillyard.emulator.pd.checkers import Check
@@ -21,8 +22,7 @@ from drillyard.wire import metapb
 GROUP_NS = 180 * SECOND_NS
 
 
-@dataclass(slots=True)
-class Group:
+class Group(Struct):
     """How often each store was picked."""
 
     used_ns: int

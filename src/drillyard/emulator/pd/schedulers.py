@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from msgspec import Struct
 
 from drillyard.emulator.pd.builder import Builder, Tools
 from drillyard.emulator.pd.controller import Controller
@@ -41,8 +42,7 @@ ALL_KEYS = {"start-key": "", "end-key": ""}
 Json = Any
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
+class Scene(Struct, frozen=True):
     """What a scheduler works with. `chance(n)` is a number below n."""
 
     picture: Picture
@@ -137,23 +137,22 @@ class Scheduler:
 # ---- balance ----
 
 
-@dataclass(slots=True)
 class Scales:
     """Compares two stores by what they hold, with a tolerance, and with what is on its way to and from them."""
 
-    picture: Picture
-    influence: Influence
-    by_leaders: bool
-    tolerance: int = field(init=False)
+    def __init__(self, picture: Picture, influence: Influence, by_leaders: bool) -> None:
+        self.picture = picture
+        self.influence = influence
+        self.by_leaders = by_leaders
+        self.tolerance = self._tolerance()
 
-    def __post_init__(self) -> None:
+    def _tolerance(self) -> int:
         placing = self.picture.placing
         ratio = placing.tolerant_size_ratio
         if self.by_leaders and placing.leader_schedule_policy == "count":
-            self.tolerance = int(ratio or LEADER_TOLERANCE)
-            return
+            return int(ratio or LEADER_TOLERANCE)
         most = max((store.regions for store in self.picture.stores.values()), default=0)
-        self.tolerance = int(self.picture.average_region_size * (ratio or max(1.0, most * 0.005)))
+        return int(self.picture.average_region_size * (ratio or max(1.0, most * 0.005)))
 
     def score(self, store: StoreView, delta: int | None = None) -> float:
         placing = self.picture.placing

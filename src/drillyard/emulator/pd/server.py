@@ -16,8 +16,9 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from drillyard.emulator import flags
 from drillyard.emulator.flags import BadFlag, Flag, Key
@@ -163,8 +164,7 @@ def seat_of(options: Options, identity: Identity) -> Seat:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PdServer:
+class PdServer(Struct, frozen=True):
     """One start of the server, from its options to its end."""
 
     options: Options

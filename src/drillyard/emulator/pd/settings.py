@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 Json = Any
 SECOND_NS = 10**9
@@ -105,8 +106,7 @@ def _policy(value: Json) -> str:
     return str(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Placing:
+class Placing(Struct, frozen=True):
     """What placement goes by, at one instant. Sizes are in MiB, times in nanoseconds. Fields are PD's names."""
 
     max_replicas: int = 3
@@ -157,10 +157,11 @@ _REPLICATION = ("max-replicas", "location-labels", "strictly-match-label", "isol
 def _items() -> dict[str, Callable[[Json], Any]]:
     """The reader of every setting, by its full name."""
     items: dict[str, Callable[[Json], Any]] = {}
-    for field, default in Placing.__dataclass_fields__.items():
+    usual = Placing()
+    for field in Placing.__struct_fields__:
         name = field.replace("_", "-")
         section = "replication" if name in _REPLICATION else "schedule"
-        items[f"{section}.{name}"] = _SPECIAL.get(name) or _READERS[type(default.default)]
+        items[f"{section}.{name}"] = _SPECIAL.get(name) or _READERS[type(getattr(usual, field))]
     return items
 
 
@@ -183,7 +184,7 @@ def mistake_of(name: str, value: Json) -> str:
 
 def placing_of(first: Placing, changed: Mapping[str, str]) -> Placing:
     """The settings that a member started with, as they were changed since."""
-    values: dict[str, Any] = {field: getattr(first, field) for field in Placing.__dataclass_fields__}
+    values: dict[str, Any] = {field: getattr(first, field) for field in Placing.__struct_fields__}
     for name, text in changed.items():
         if (reader := READERS.get(name)) is not None:
             values[name.partition(".")[2].replace("-", "_")] = reader(json.loads(text))

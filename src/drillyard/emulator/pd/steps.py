@@ -12,7 +12,9 @@ Texts are PD's own. Which steps lead from here to there is the business of `buil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import ClassVar
+
+from msgspec import Struct, field
 
 from drillyard.emulator.pd.picture import RegionView, StoreView
 from drillyard.wire import eraftpb, metapb, pdpb
@@ -30,8 +32,7 @@ REMOVE_PEER = "remove-peer"
 Stores = Mapping[int, StoreView]
 
 
-@dataclass(slots=True)
-class Change:
+class Change(Struct):
     """What operators change on one store once they are done."""
 
     leaders: int = 0
@@ -66,11 +67,10 @@ def slow_ns(size: int) -> int:
     return max(SLOW_NS, SLOW_S_PER_MIB * size * SECOND_NS)
 
 
-class Step:
+class Step(Struct, frozen=True):
     """One step. `is_brisk`: PD repeats it after two seconds rather than five."""
 
-    __slots__ = ()
-    is_brisk = False
+    is_brisk: ClassVar[bool] = False
 
     @property
     def text(self) -> str:
@@ -116,8 +116,7 @@ def _missing(stores: Stores, store_id: int) -> str:
     return "target store is down" if store.is_down else ""
 
 
-@dataclass(frozen=True, slots=True)
-class AddLearner(Step):
+class AddLearner(Step, frozen=True):
     store_id: int
     peer_id: int
     is_light: bool = False  # as when regions are scattered: it costs nothing of the store's limit
@@ -157,8 +156,7 @@ class AddLearner(Step):
         return change_peers([_node(eraftpb.AddLearnerNode, self.peer_id, self.store_id)])
 
 
-@dataclass(frozen=True, slots=True)
-class PromoteLearner(Step):
+class PromoteLearner(Step, frozen=True):
     store_id: int
     peer_id: int
 
@@ -186,8 +184,7 @@ class PromoteLearner(Step):
         return _node(eraftpb.AddNode, self.peer_id, self.store_id)
 
 
-@dataclass(frozen=True, slots=True)
-class DemoteVoter:
+class DemoteVoter(Struct, frozen=True):
     """Half of a joint change: never a step of its own."""
 
     store_id: int
@@ -202,8 +199,7 @@ class DemoteVoter:
         return _node(eraftpb.AddLearnerNode, self.peer_id, self.store_id)
 
 
-@dataclass(frozen=True, slots=True)
-class JointChange(Step):
+class JointChange(Step, frozen=True):
     """What the two steps of a joint change share: who is promoted and who is demoted, all at once."""
 
     promoted: tuple[PromoteLearner, ...]
@@ -255,8 +251,7 @@ class JointChange(Step):
         return "some other peers are in joint state" if count != inside else ""
 
 
-@dataclass(frozen=True, slots=True)
-class EnterJoint(JointChange):
+class EnterJoint(JointChange, frozen=True):
     prefix = "use joint consensus"
 
     def is_finished(self, region: RegionView) -> bool:
@@ -274,8 +269,7 @@ class EnterJoint(JointChange):
         return change_peers([*(each.change for each in self.promoted), *(each.change for each in self.demoted)])
 
 
-@dataclass(frozen=True, slots=True)
-class LeaveJoint(JointChange):
+class LeaveJoint(JointChange, frozen=True):
     prefix = "leave joint state"
 
     def is_finished(self, region: RegionView) -> bool:
@@ -299,8 +293,7 @@ class LeaveJoint(JointChange):
         return change_peers([])
 
 
-@dataclass(frozen=True, slots=True)
-class RemovePeer(Step):
+class RemovePeer(Step, frozen=True):
     store_id: int
     peer_id: int
     is_light: bool = False
@@ -329,8 +322,7 @@ class RemovePeer(Step):
         return change_peers([pdpb.ChangePeer(change_type=eraftpb.RemoveNode, peer=region.on(self.store_id))])
 
 
-@dataclass(frozen=True, slots=True)
-class TransferLeader(Step):
+class TransferLeader(Step, frozen=True):
     """To one store, or to whichever of several takes it."""
 
     source: int
@@ -366,8 +358,7 @@ class TransferLeader(Step):
         return pdpb.RegionHeartbeatResponse(transfer_leader=transfer)
 
 
-@dataclass(frozen=True, slots=True)
-class SplitRegion(Step):
+class SplitRegion(Step, frozen=True):
     """Finished as soon as the region's range is another one."""
 
     start: bytes
@@ -393,8 +384,7 @@ class SplitRegion(Step):
         return pdpb.RegionHeartbeatResponse(split_region=split)
 
 
-@dataclass(frozen=True, slots=True)
-class MergeRegion(Step):
+class MergeRegion(Step, frozen=True):
     """Both regions of a merge have it; only the source is told. The target's is finished when its range has grown.
 
     The source never finishes: it is gone, and its operator with it.

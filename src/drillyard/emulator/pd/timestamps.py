@@ -10,14 +10,13 @@ It does not know who leads: the shell must make sure, after a request came in, t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 LOGICAL_BITS = 18
 LOGICAL_END = 1 << LOGICAL_BITS
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(Struct, frozen=True):
     """The last of the stamps that were granted together."""
 
     physical: int

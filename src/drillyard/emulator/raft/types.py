@@ -6,10 +6,9 @@ All of these are plain values. The core keeps no file, socket, clock or source o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
-from drillyard.emulator.values import value
+from msgspec import Struct
 
 
 class Role(Enum):
@@ -27,21 +26,18 @@ class ChangeKind(IntEnum):
     ADD_LEARNER = 2  # a new learner, or the demotion of a voter
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     kind: ChangeKind
     node: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigurationChange:
+class ConfigurationChange(Struct, frozen=True):
     """One membership change: none leaves the joint configuration, one is simple, two or more enter a joint one."""
 
     changes: tuple[Change, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
+class Configuration(Struct, frozen=True):
     """Who votes. `outgoing` is not empty exactly while the group is in a joint configuration."""
 
     voters: frozenset[int] = frozenset()
@@ -50,8 +46,7 @@ class Configuration:
     learners_next: frozenset[int] = frozenset()  # outgoing voters that become learners when the joint state is left
 
 
-@value
-class Entry:
+class Entry(Struct, frozen=True):
     """One place of the log. `change` is set for a membership change; `data` is the shell's own, in both cases."""
 
     term: int
@@ -60,15 +55,13 @@ class Entry:
     change: ConfigurationChange | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HardState:
+class HardState(Struct, frozen=True):
     term: int = 0
     vote: int = 0  # 0: nobody
     commit: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotMeta:
+class SnapshotMeta(Struct, frozen=True):
     """Where a snapshot of the state stands: the last entry that it holds, and the configuration then."""
 
     index: int
@@ -89,8 +82,7 @@ class MessageKind(IntEnum):
     TIMEOUT_NOW = 10
 
 
-@value
-class Message:
+class Message(Struct, frozen=True):
     """One message between two nodes of a group.
 
     A SNAPSHOT leaves the core with `snapshot=None`: the shell takes its view of the state at that moment, fills in
@@ -114,16 +106,14 @@ class Message:
     snapshot: SnapshotMeta | None = None
 
 
-@value
-class ReadState:
+class ReadState(Struct, frozen=True):
     """A read asked for with `context` is linearizable once the shell has applied entry `index`."""
 
     context: bytes
     index: int
 
 
-@value
-class Ready:
+class Ready(Struct, frozen=True):
     """Work for the shell, in this order.
 
     1. Persist `hard_state`, install `snapshot` (it replaces log and state), append `entries` (entries from
@@ -162,23 +152,21 @@ class Ready:
         return self.must_persist or bool(self.deferred)
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(Struct, frozen=True):
     """What a node finds on its disk when it starts. A new group starts with a configuration and nothing else."""
 
     configuration: Configuration
     hard_state: HardState = HardState()
     snapshot_index: int = 0  # the entry just before the first of `entries`
     snapshot_term: int = 0
-    entries: tuple[Entry, ...] = field(default=())
+    entries: tuple[Entry, ...] = ()
     applied: int = 0
     number: int = (
         0  # the last Ready of a node that this one replaces: what became durable of that one is not this one's
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """How one node behaves; all times are in ticks."""
 
     election_ticks: int = 10

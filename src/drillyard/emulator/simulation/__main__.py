@@ -16,8 +16,9 @@ import gc
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
+
+from msgspec.structs import asdict
 
 from drillyard.emulator.simulation.clusters import Call, Scale, Simulation, Violation
 from drillyard.emulator.simulation.world import SECOND_US

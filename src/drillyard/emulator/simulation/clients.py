@@ -10,7 +10,8 @@ operation for each key, all with the interval of the whole; a scan covers one re
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from drillyard.emulator.simulation.disks import Disk
 from drillyard.emulator.simulation.pds import PdAnswer
@@ -55,8 +56,7 @@ KINDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One operation on one key, as its client saw it; `outcome` is "ok", "failed" (certainly nothing) or "unknown"."""
 
     client: int
@@ -71,8 +71,7 @@ class Call:
     previous: bytes | None = None
 
 
-@dataclass(slots=True)
-class Task:
+class Task(Struct):
     """What a client is at."""
 
     kind: str
@@ -90,8 +89,7 @@ class Task:
         return self.kind in ("get", "scan", "stamp")
 
 
-@dataclass(slots=True)
-class Served:
+class Served(Struct):
     """What a client has got since it was last asked to look."""
 
     kinds: set[str] = field(default_factory=set)

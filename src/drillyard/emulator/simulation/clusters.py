@@ -12,7 +12,8 @@ The outcome has what clients saw; whether that is linearizable is judged by some
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from drillyard.emulator.pd.config import Options as PdOptions
 from drillyard.emulator.raft.types import Options, ProtocolBroken
@@ -36,8 +37,7 @@ PDS = 3
 MEMBERS_SERVED = frozenset({"get", "put", "stamp"})
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(Struct, frozen=True):
     """How large a simulation is; what is None is drawn by the seed."""
 
     stores: int | None = None
@@ -51,8 +51,7 @@ class Scale:
     steps: tuple[str, ...] = KINDS  # that the operator orders
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What a simulation that broke no promise amounts to."""
 
     seed: int

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from drillyard.emulator.raft.types import Configuration, Entry, HardState, Ready, Restored
 from drillyard.emulator.simulation.parts import Dice
@@ -23,8 +25,7 @@ from drillyard.emulator.store.state import FAMILIES, Family, Pair, Span
 _ABSENT = object()
 
 
-@dataclass(frozen=True, slots=True)
-class LogRecord:
+class LogRecord(Struct, frozen=True):
     """One group's log and hard state, as a value."""
 
     hard_state: HardState = field(default_factory=HardState)

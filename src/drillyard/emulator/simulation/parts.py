@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
+
+from msgspec import Struct, field
 
 from drillyard.emulator.chance import Chance
 from drillyard.emulator.raft import (
@@ -61,8 +62,7 @@ class Dice(Chance):
         return choices[self.below(len(choices))]
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """One batch on its way to the disk: a Ready's part, or the effect of applied entries, or a compaction."""
 
     ready: Ready | None = None
@@ -198,8 +198,7 @@ class World(Protocol):
     ) -> None: ...  # something has just happened at this leader: a good moment for a misfortune
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
+class Speed(Struct, frozen=True):
     """How long a node takes for its work, at most (drawn anew each time), and how long a log it keeps."""
 
     turn_us: int = 300

@@ -10,9 +10,10 @@ Requests come with the way back for their answer. What is lost with the lead is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
 
 from drillyard.emulator.pd.cluster import Cluster
 from drillyard.emulator.pd.config import Settings
@@ -54,8 +55,7 @@ EPOCH_US = 1_700_000_000_000_000
 CLUSTER_ID = 7
 
 
-@dataclass(frozen=True, slots=True)
-class PdAnswer:
+class PdAnswer(Struct, frozen=True):
     """`term` is the term in which the member leads, 0 if it does not; then `leader` is who might."""
 
     term: int

@@ -21,9 +21,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from drillyard.emulator.raft import (
     Change,
@@ -47,8 +49,7 @@ MILLISECOND_US = 1_000
 TICK_US = 10 * MILLISECOND_US
 
 
-@dataclass(frozen=True, slots=True)
-class Weather:
+class Weather(Struct, frozen=True):
     """What a seed does to its group, in permille and milliseconds."""
 
     loss: int = 0
@@ -61,8 +62,7 @@ class Weather:
     speed: Speed = field(default_factory=Speed)
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(Struct, frozen=True):
     """How large a simulation is, and which kind of trouble it looks for; what is None is drawn by the seed."""
 
     voters: int | None = None
@@ -76,8 +76,7 @@ class Scale:
     mishaps: tuple[str, ...] | None = None  # names of `Simulation`'s methods for misfortunes, without the underscore
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One operation as its client saw it; `outcome` is "ok", "failed" (certainly without effect) or "unknown"."""
 
     client: int
@@ -89,8 +88,7 @@ class Call:
     outcome: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What a simulation that broke no promise amounts to."""
 
     seed: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from drillyard.emulator.pd.config import Options as PdOptions
 from drillyard.emulator.raft.types import Options
@@ -21,8 +22,7 @@ STORE_PERIOD_US = 1_000_000
 REGION_PERIOD_US = 2_000_000
 
 
-@dataclass(slots=True)
-class Stage:
+class Stage(Struct):
     world: World
     network: Network
     witness: Witness

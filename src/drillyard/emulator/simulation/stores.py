@@ -10,8 +10,9 @@ All that the store says goes past the witness.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from drillyard.emulator.raft.types import ProtocolBroken, Ready, Role, SnapshotMeta
 from drillyard.emulator.simulation.disks import Disk, LogRecord, Syncer

@@ -11,9 +11,10 @@ Everything that happens goes into one hash, the trace. What a person would want 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import blake2b
 from heapq import heappop, heappush
+
+from msgspec import Struct
 
 from drillyard.emulator.simulation.parts import Dice
 
@@ -22,8 +23,7 @@ SECOND_US = 1_000_000
 TALE_LINES = 4_000
 
 
-@dataclass(frozen=True, slots=True)
-class Weather:
+class Weather(Struct, frozen=True):
     """What a seed does to its cluster: frequencies in permille, times at most, each drawn anew."""
 
     loss: int = 0

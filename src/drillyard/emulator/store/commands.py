@@ -9,7 +9,8 @@ range), a change of peers at `conf_ver`. Writes go through `State`, and a compar
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from drillyard.emulator.raft.types import ChangeKind
 from drillyard.emulator.store import expiry
@@ -34,28 +35,24 @@ EXPIRE = drillpb.Mutation.Kind.EXPIRE
 MEASURE_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(Struct, frozen=True):
     key: bytes
     value: bytes
     family: Family = Family.DEFAULT
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Struct, frozen=True):
     key: bytes
     family: Family = Family.DEFAULT
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteRange:
+class DeleteRange(Struct, frozen=True):
     start: bytes
     end: bytes
     family: Family = Family.DEFAULT
 
 
-@dataclass(frozen=True, slots=True)
-class Expire:
+class Expire(Struct, frozen=True):
     """Deletes the key if its value expired by then: it may have been written anew since somebody saw that."""
 
     key: bytes
@@ -66,23 +63,20 @@ class Expire:
 Mutation = Put | Delete | DeleteRange | Expire
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True):
     """All of it or nothing, in this order."""
 
     mutations: tuple[Mutation, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Lifetime:
+class Lifetime(Struct, frozen=True):
     """Where values carry their expiry: what time it is for the command, and when what it writes expires."""
 
     now_s: int
     expires_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class CompareAndSwap:
+class CompareAndSwap(Struct, frozen=True):
     key: bytes
     expected: bytes | None  # None: the key must not exist
     value: bytes
@@ -90,13 +84,11 @@ class CompareAndSwap:
     lifetime: Lifetime | None = None  # None: values are bare
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """The command was applied."""
 
 
-@dataclass(frozen=True, slots=True)
-class Swapped:
+class Swapped(Struct, frozen=True):
     succeeded: bool
     previous: bytes | None
 
@@ -105,8 +97,7 @@ Proposal = Write | CompareAndSwap | Transact
 WriteOutcome = Written | Swapped | Transacted | RegionError
 
 
-@dataclass(slots=True)
-class Growth:
+class Growth(Struct):
     """What the applied writes did to a region's size, as far as it can be told without reading what was there."""
 
     written_bytes: int = 0

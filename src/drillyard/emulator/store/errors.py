@@ -7,80 +7,67 @@ come to be applied. The shell turns these into errorpb; nothing here knows the w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from drillyard.emulator.store.region import Peer, Region
 
 
-@dataclass(frozen=True, slots=True)
-class NotLeader:
+class NotLeader(Struct, frozen=True):
     region_id: int
     leader: Peer | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RegionNotFound:
+class RegionNotFound(Struct, frozen=True):
     region_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class RegionNotInitialized:
+class RegionNotInitialized(Struct, frozen=True):
     region_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class KeyNotInRegion:
+class KeyNotInRegion(Struct, frozen=True):
     key: bytes
     region: Region
 
 
-@dataclass(frozen=True, slots=True)
-class EpochNotMatch:
+class EpochNotMatch(Struct, frozen=True):
     regions: tuple[Region, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StaleCommand:
+class StaleCommand(Struct, frozen=True):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class StoreNotMatch:
+class StoreNotMatch(Struct, frozen=True):
     asked: int
     actual: int
 
 
-@dataclass(frozen=True, slots=True)
-class MismatchPeerId:
+class MismatchPeerId(Struct, frozen=True):
     asked: int
     actual: int
 
 
-@dataclass(frozen=True, slots=True)
-class ServerIsBusy:
+class ServerIsBusy(Struct, frozen=True):
     reason: str
     backoff_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RaftEntryTooLarge:
+class RaftEntryTooLarge(Struct, frozen=True):
     region_id: int
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class ProposalInMergingMode:
+class ProposalInMergingMode(Struct, frozen=True):
     region_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReadIndexNotReady:
+class ReadIndexNotReady(Struct, frozen=True):
     region_id: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DiskFull:
+class DiskFull(Struct, frozen=True):
     store_id: int
     reason: str
 

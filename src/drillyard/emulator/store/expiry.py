@@ -8,15 +8,15 @@ decided by it in a region's log carries it along, because replicas must decide a
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _EXPIRY = struct.Struct(">Q")
 NEVER = 0
 LAST_S = (1 << 64) - 1  # longer lives end here
 
 
-@dataclass(frozen=True, slots=True)
-class Mortal:
+class Mortal(Struct, frozen=True):
     """A value and its end."""
 
     value: bytes

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from drillyard.emulator.store.percolator import Released
 
@@ -27,8 +28,7 @@ def hash_of(key: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
 
 
-@dataclass(frozen=True, slots=True)
-class Waiter:
+class Waiter(Struct, frozen=True):
     """One request that waits. `key` is encoded; `number` tells two waits of one transaction apart."""
 
     number: int
@@ -37,8 +37,7 @@ class Waiter:
     holder_ts: int
 
 
-@dataclass(frozen=True, slots=True)
-class Woken:
+class Woken(Struct, frozen=True):
     first: Waiter | None = None
     later: tuple[Waiter, ...] = ()
 
@@ -72,8 +71,7 @@ class WaitQueue:
         return Woken(ready[0], tuple(ready[1:])) if ready else Woken()
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """That one transaction waits for another, on this key (plain)."""
 
     txn: int
@@ -81,8 +79,7 @@ class Wait:
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Circle:
+class Circle(Struct, frozen=True):
     """The waits that lead from the transaction that is waited for back to the one that wanted to wait."""
 
     waits: tuple[Wait, ...]

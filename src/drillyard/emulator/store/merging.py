@@ -19,8 +19,9 @@ Nothing here changes a replica; `Replica` and `Store` carry it out.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from enum import Enum
+
+from msgspec.structs import replace
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import Entry

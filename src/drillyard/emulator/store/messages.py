@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from drillyard.emulator.raft.types import HardState, Message, Ready
 from drillyard.emulator.store.commands import Swapped, Written
 from drillyard.emulator.store.errors import RegionError
 from drillyard.emulator.store.region import Epoch, Peer, Region
 from drillyard.emulator.store.transactions import Transacted
-from drillyard.emulator.values import value
 
 
-@value
-class Context:
+class Context(Struct, frozen=True):
     """What a request says about where it believes it belongs."""
 
     region_id: int
@@ -23,8 +21,7 @@ class Context:
     term: int = 0
 
 
-@value
-class Readable:
+class Readable(Struct, frozen=True):
     """The state may be read now, synchronously or through a view taken now, within the region's range."""
 
     region: Region
@@ -34,8 +31,7 @@ Outcome = Written | Swapped | Transacted | Readable | RegionError
 Answer = tuple[object, Outcome]
 
 
-@value
-class Envelope:
+class Envelope(Struct, frozen=True):
     """One Raft message with the address of the group and the two peers.
 
     No message at all tells `to` that it is not in the region any more, as of `epoch`. With a snapshot comes the
@@ -53,8 +49,7 @@ class Envelope:
     rest: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Merging:
+class Merging(Struct, frozen=True):
     """A region that has ended for the sake of its neighbour, and is not yet a part of it."""
 
     target: Region  # as it has to be when the merge is committed
@@ -62,8 +57,7 @@ class Merging:
     index: int  # of the entry that ended it
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(Struct, frozen=True):
     """A replica of a region that a split cut off, and what its log begins with.
 
     A peer of the region may have been here before, not knowing its range yet; what it promised is kept in `state`.
@@ -74,8 +68,7 @@ class Made:
     state: HardState
 
 
-@value
-class RegionReady:
+class RegionReady(Struct, frozen=True):
     """Work for the shell on one region.
 
     Stage `ready` in the Raft log (none: nothing to stage), and `record` and `applied` with it, in the batch that the
@@ -112,8 +105,7 @@ class RegionReady:
         return is_applied_only and not self.has_record and not self.destroyed
 
 
-@value
-class RegionReport:
+class RegionReport(Struct, frozen=True):
     """What a leader tells PD about its region."""
 
     region: Region
@@ -127,8 +119,7 @@ class RegionReport:
     keys: int
 
 
-@dataclass(slots=True)
-class Outbox:
+class Outbox(Struct):
     """What all replicas of a store have to say between two calls of the shell."""
 
     answers: list[Answer] = field(default_factory=list)

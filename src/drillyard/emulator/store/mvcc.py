@@ -18,8 +18,10 @@ What this module does not do: it decides nothing about transactions (`percolator
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from enum import Enum
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from drillyard.emulator.store.state import Family, Reading, Span
 from drillyard.wire import keys
@@ -51,8 +53,7 @@ class WriteKind(Enum):
     ROLLBACK = b"R"
 
 
-@dataclass(frozen=True, slots=True)
-class Lock:
+class Lock(Struct, frozen=True):
     kind: LockKind
     primary: bytes  # plain, as the client wrote it
     start_ts: int
@@ -68,8 +69,7 @@ class Lock:
         return self.for_update_ts != 0
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True):
     kind: WriteKind
     start_ts: int
     short_value: bytes | None = None
@@ -86,14 +86,12 @@ class Write:
         return self.kind is WriteKind.ROLLBACK or self.has_overlapped_rollback
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(Struct, frozen=True):
     commit_ts: int
     write: Write
 
 
-@dataclass(frozen=True, slots=True)
-class Fate:
+class Fate(Struct, frozen=True):
     """What became of one transaction on one key, as far as the write family tells.
 
     `version`: its own record, a commit or a rollback. `covered`: without a record of its own, the commit of another

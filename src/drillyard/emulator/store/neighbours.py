@@ -20,8 +20,9 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import Enum
+
+from msgspec import Struct, field
 
 from drillyard.emulator.raft.types import Options
 from drillyard.emulator.store.region import scattered
@@ -29,8 +30,7 @@ from drillyard.emulator.store.region import scattered
 DOUBT_INTERVALS = 2  # heartbeat intervals without a good pulse after a connection broke
 
 
-@dataclass(frozen=True, slots=True)
-class Pulse:
+class Pulse(Struct, frozen=True):
     """A sign of life from one store to another."""
 
     sender: int
@@ -45,8 +45,7 @@ class Trouble(Enum):
     DOWN = "down"  # it has been silent for so long that PD is to hear of it
 
 
-@dataclass(frozen=True, slots=True)
-class Alarm:
+class Alarm(Struct, frozen=True):
     """Sleeping regions that are concerned by the trouble of one store."""
 
     trouble: Trouble
@@ -54,8 +53,7 @@ class Alarm:
     led_here: tuple[int, ...]
 
 
-@dataclass(slots=True)
-class _Neighbour:
+class _Neighbour(Struct):
     heard: int
     agreed: int  # when a pulse had the same digest as we
     is_silent: bool = False

@@ -28,8 +28,10 @@ phases.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from enum import Enum
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from drillyard.emulator.store.mvcc import (
     SHORT_VALUE_BYTES,
@@ -57,8 +59,7 @@ from drillyard.emulator.store.state import Family, Reading
 # ---- why a command is refused ----
 
 
-@dataclass(frozen=True, slots=True)
-class KeyIsLocked:
+class KeyIsLocked(Struct, frozen=True):
     key: bytes
     lock: Lock
 
@@ -72,8 +73,7 @@ class ConflictReason(Enum):
     LAZY_UNIQUENESS_CHECK = 5
 
 
-@dataclass(frozen=True, slots=True)
-class WriteConflict:
+class WriteConflict(Struct, frozen=True):
     """Somebody has committed since, or has rolled this transaction back."""
 
     key: bytes
@@ -84,13 +84,11 @@ class WriteConflict:
     reason: ConflictReason
 
 
-@dataclass(frozen=True, slots=True)
-class AlreadyExists:
+class AlreadyExists(Struct, frozen=True):
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AssertionFailed:
+class AssertionFailed(Struct, frozen=True):
     key: bytes
     start_ts: int
     must_exist: bool
@@ -98,35 +96,30 @@ class AssertionFailed:
     existing_commit_ts: int
 
 
-@dataclass(frozen=True, slots=True)
-class CommitTsExpired:
+class CommitTsExpired(Struct, frozen=True):
     key: bytes
     start_ts: int
     commit_ts: int
     min_commit_ts: int
 
 
-@dataclass(frozen=True, slots=True)
-class TxnNotFound:
+class TxnNotFound(Struct, frozen=True):
     key: bytes
     start_ts: int
 
 
-@dataclass(frozen=True, slots=True)
-class PrimaryMismatch:
+class PrimaryMismatch(Struct, frozen=True):
     key: bytes
     lock: Lock
 
 
-@dataclass(frozen=True, slots=True)
-class AlreadyCommitted:
+class AlreadyCommitted(Struct, frozen=True):
     key: bytes
     start_ts: int
     commit_ts: int
 
 
-@dataclass(frozen=True, slots=True)
-class TxnLockNotFound:
+class TxnLockNotFound(Struct, frozen=True):
     """The lock to be committed is gone: the transaction was rolled back. Clients try it again as a whole."""
 
     key: bytes
@@ -134,8 +127,7 @@ class TxnLockNotFound:
     commit_ts: int
 
 
-@dataclass(frozen=True, slots=True)
-class Aborted:
+class Aborted(Struct, frozen=True):
     """For what no field of an error exists: clients give up."""
 
     text: str
@@ -164,8 +156,7 @@ class Refused(Exception):
 # ---- what a command changes ----
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(Struct, frozen=True):
     """A lock that is gone, for those who wait. A `commit_ts` of 0: it was rolled back."""
 
     key: bytes
@@ -173,8 +164,7 @@ class Released:
     commit_ts: int
 
 
-@dataclass(slots=True)
-class Draft:
+class Draft(Struct):
     """One command of one transaction: what it reads, and what it would change if nothing refuses it."""
 
     reading: Reading
@@ -241,8 +231,7 @@ class AssertionLevel(Enum):
     STRICT = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Prewrite:
+class Prewrite(Struct, frozen=True):
     """What holds for all keys of one prewrite."""
 
     primary: bytes
@@ -259,8 +248,7 @@ class Prewrite:
         return self.for_update_ts != 0
 
 
-@dataclass(frozen=True, slots=True)
-class Mutation:
+class Mutation(Struct, frozen=True):
     op: Op
     key: bytes
     value: bytes = b""
@@ -487,8 +475,7 @@ def roll_back_pessimistic_lock(draft: Draft, key: bytes, for_update_ts: int) -> 
 # ---- pessimistic locks ----
 
 
-@dataclass(frozen=True, slots=True)
-class PessimisticLock:
+class PessimisticLock(Struct, frozen=True):
     """What holds for all keys of one request."""
 
     primary: bytes
@@ -501,8 +488,7 @@ class PessimisticLock:
     accepts_conflict: bool = False  # take the lock all the same, and say since when the key has changed
 
 
-@dataclass(frozen=True, slots=True)
-class Locked:
+class Locked(Struct, frozen=True):
     """`value` is None for a key that does not exist; without `returns_values` it is empty for one that does."""
 
     value: bytes | None = None

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 
+from msgspec import Struct
+
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import NotLeader as RaftNotLeader
 from drillyard.emulator.raft.types import Ready
 from drillyard.emulator.store.errors import EpochNotMatch, RegionError
 from drillyard.emulator.store.messages import Answer, Readable
 from drillyard.emulator.store.region import Region
-from drillyard.emulator.values import value
 
 
-@value
-class _Read:
+class _Read(Struct, frozen=True):
     ticket: object
     version: int
 

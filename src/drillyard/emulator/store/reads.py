@@ -13,8 +13,10 @@ as the state stays the same: the caller holds one view.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from itertools import groupby
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from drillyard.emulator.store.mvcc import (
     MAX_TS,
@@ -39,8 +41,7 @@ SLICE_BYTES = 512 << 10
 _BEHIND = b"\xff" * 9  # behind all versions of a key
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
+class Reader(Struct, frozen=True):
     """Who reads, and what the client has learnt of the locks that it met."""
 
     reading: Reading
@@ -50,8 +51,7 @@ class Reader:
     committed: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """A key that exists, or one of which it cannot be said because of a lock."""
 
     key: bytes
@@ -59,14 +59,12 @@ class Found:
     blocked: KeyIsLocked | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(Struct, frozen=True):
     found: tuple[Found, ...]
     rest: Span | None  # where to go on; None: this was all
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(Struct, frozen=True):
     value: bytes
     commit_ts: int  # 0: read through the lock of a transaction that the client knows to be committed
 
@@ -113,8 +111,7 @@ def _value_under(reader: Reader, key: bytes, lock: Lock) -> bytes | None:
 # ---- slices ----
 
 
-@dataclass(frozen=True, slots=True)
-class _Window:
+class _Window(Struct, frozen=True):
     """Some keys in a row with their records; `newest first` within a key. None: too many, look them up one by one."""
 
     records: dict[bytes, tuple[Version, ...] | None]
@@ -157,8 +154,7 @@ def cut_behind(span: Span, key: bytes, reverse: bool) -> tuple[Span, Span | None
     return covered, None if is_empty or (reverse and not rest.end) else rest
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     limit: int
     reverse: bool = False
     key_only: bool = False
@@ -229,8 +225,7 @@ def _visible(reader: Reader, key: bytes, at: int, window: _Window) -> Version | 
 # ---- what resolving and garbage collection look for ----
 
 
-@dataclass(frozen=True, slots=True)
-class Locks:
+class Locks(Struct, frozen=True):
     locks: tuple[tuple[bytes, Lock], ...]
     rest: Span | None
 
@@ -244,8 +239,7 @@ def locks_slice(reading: Reading, span: Span, max_ts: int) -> Locks:
     return Locks(kept, rest)
 
 
-@dataclass(frozen=True, slots=True)
-class Garbage:
+class Garbage(Struct, frozen=True):
     keys: tuple[bytes, ...]
     rest: Span | None
 

@@ -8,8 +8,10 @@ bounds are compared as plain bytes, and an empty end means "to the end of the ke
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from enum import IntEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from drillyard.emulator.raft.types import Change, ChangeKind, Configuration, ConfigurationChange
 
@@ -27,23 +29,20 @@ _MASK = (1 << 64) - 1
 JOINT_ROLES = frozenset({PeerRole.INCOMING_VOTER, PeerRole.DEMOTING_VOTER})
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(Struct, frozen=True):
     id: int
     store_id: int
     role: PeerRole = PeerRole.VOTER
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Epoch:
+class Epoch(Struct, frozen=True, order=True):
     """`version` counts changes of the range, `conf_ver` changes of the peers."""
 
     version: int = 0
     conf_ver: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class PeerChange:
+class PeerChange(Struct, frozen=True):
     kind: ChangeKind
     peer: Peer
 
@@ -52,8 +51,7 @@ class ChangeRefused(Exception):
     """The membership change does not fit the region as it is now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(Struct, frozen=True):
     """A region without peers is one whose first snapshot has not arrived yet: epoch and range are hearsay."""
 
     id: int
@@ -96,8 +94,7 @@ class Region:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """The ids that a new region gets when one is split; the peers' in the order of the old region's."""
 
     region_id: int

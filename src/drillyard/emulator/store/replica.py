@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 
 from google.protobuf.message import DecodeError
+from msgspec import Struct
+from msgspec.structs import replace
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import (
@@ -91,7 +92,6 @@ from drillyard.emulator.store.upkeep import (
     pending_peers,
     recent_peers,
 )
-from drillyard.emulator.values import value
 from drillyard.wire import drillpb
 
 __all__ = [
@@ -121,8 +121,7 @@ FIRST_STATE = HardState(FIRST_TERM, 0, FIRST_INDEX)
 RANGED_KINDS = frozenset({MessageKind.PRE_VOTE, MessageKind.VOTE})
 
 
-@value
-class _Pending:
+class _Pending(Struct, frozen=True):
     term: int
     index: int
     size: int

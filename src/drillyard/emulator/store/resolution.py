@@ -11,8 +11,10 @@ resolved before garbage is collected; a key that still has one is left alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import Enum
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from drillyard.emulator.store.mvcc import (
     MAX_TS,
@@ -50,8 +52,7 @@ class Action(Enum):
     LOCK_NOT_EXIST_DO_NOTHING = 5
 
 
-@dataclass(frozen=True, slots=True)
-class TxnStatus:
+class TxnStatus(Struct, frozen=True):
     """Alive while it has a lock; else committed at `commit_ts`, or rolled back if that is 0."""
 
     lock: Lock | None = None
@@ -59,8 +60,7 @@ class TxnStatus:
     action: Action = Action.NONE
 
 
-@dataclass(frozen=True, slots=True)
-class StatusCheck:
+class StatusCheck(Struct, frozen=True):
     caller_start_ts: int
     current_ts: int
     rolls_back_if_missing: bool = False
@@ -121,8 +121,7 @@ def heart_beat(draft: Draft, key: bytes, advised_ttl_ms: int, min_commit_ts: int
     return longer.ttl_ms
 
 
-@dataclass(frozen=True, slots=True)
-class Secondaries:
+class Secondaries(Struct, frozen=True):
     """All the locks, or a commit, or (with neither) a rollback."""
 
     locks: tuple[tuple[bytes, Lock], ...] = ()

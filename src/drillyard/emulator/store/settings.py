@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from drillyard.emulator.raft.types import Options
 from drillyard.emulator.store.split_keys import SplitLimits
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     raft: Options = field(default_factory=lambda: Options(max_append_bytes=256 << 10, max_committed_bytes=256 << 10))
     tick_ms: int = 1000
     max_peer_down_s: int = 600

@@ -9,7 +9,7 @@ Unlike TiKV's, the middle is found in small regions as well: any two keys can be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from drillyard.emulator.store.region import Region
 from drillyard.wire import keys as key_codec
@@ -18,8 +18,7 @@ SPLITS_AT_ONCE = 10
 MARKS = 256  # places that are remembered on the way to the middle
 
 
-@dataclass(frozen=True, slots=True)
-class SplitLimits:
+class SplitLimits(Struct, frozen=True):
     split_bytes: int = 96 << 20
     max_bytes: int = 144 << 20
     split_keys: int = 960_000

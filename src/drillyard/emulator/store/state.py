@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
+
+from msgspec import Struct
 
 Pair = tuple[bytes, bytes]
 
@@ -29,8 +30,7 @@ FAMILIES = tuple(Family)
 FAMILY_NAMES: Mapping[str, Family] = {"": Family.DEFAULT} | {family.name.lower(): family for family in Family}
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """The keys from `start` up to and without `end` of one family. An empty end is the end of the key space."""
 
     start: bytes

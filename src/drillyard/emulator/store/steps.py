@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 from drillyard.emulator.raft.types import ChangeKind
 from drillyard.emulator.store.region import Epoch, Part, Peer, PeerChange, Region
 
 
-@dataclass(frozen=True, slots=True)
-class ChangePeers:
+class ChangePeers(Struct, frozen=True):
     changes: tuple[PeerChange, ...]
 
     def __str__(self) -> str:
@@ -19,16 +19,14 @@ class ChangePeers:
         return ", ".join(named) or "leave the joint state"
 
 
-@dataclass(frozen=True, slots=True)
-class TransferLeader:
+class TransferLeader(Struct, frozen=True):
     to: Peer
 
     def __str__(self) -> str:
         return f"transfer leadership to {self.to.id} on store {self.to.store_id}"
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
+class Split(Struct, frozen=True):
     """Without parts it only asks whether it would be carried out: the new ids come from PD."""
 
     keys: tuple[bytes, ...]
@@ -38,8 +36,7 @@ class Split:
         return f"split at {', '.join(key.hex().upper() for key in self.keys) or 'some key'}"
 
 
-@dataclass(frozen=True, slots=True)
-class Merge:
+class Merge(Struct, frozen=True):
     """Ends the region, and makes it a part of this one, which has to be exactly so."""
 
     target: Region
@@ -48,8 +45,7 @@ class Merge:
         return f"merge into region {self.target.id}"
 
 
-@dataclass(frozen=True, slots=True)
-class Unsupported:
+class Unsupported(Struct, frozen=True):
     """A step that this store knows of and does not carry out."""
 
     name: str
@@ -58,8 +54,7 @@ class Unsupported:
         return self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """What PD wants of one region, and the epoch and peer that it means."""
 
     region_id: int

@@ -20,8 +20,10 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, replace
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.raft.types import HardState, MessageKind, Restored
@@ -60,7 +62,6 @@ from drillyard.emulator.store.replica import (
 from drillyard.emulator.store.sleep import Sleep
 from drillyard.emulator.store.state import State
 from drillyard.emulator.store.steps import ChangePeers, Merge, Split, Step, TransferLeader, Unsupported, Verdict
-from drillyard.emulator.values import value
 
 FOUNDING_KINDS = frozenset(
     {MessageKind.APPEND, MessageKind.HEARTBEAT, MessageKind.SNAPSHOT, MessageKind.VOTE, MessageKind.PRE_VOTE}
@@ -86,8 +87,7 @@ Said = TypeVar("Said")
 CANDIDATES = frozenset({MessageKind.VOTE, MessageKind.PRE_VOTE})
 
 
-@dataclass(frozen=True, slots=True)
-class RestoredReplica:
+class RestoredReplica(Struct, frozen=True):
     """One replica as found on disk."""
 
     region: Region
@@ -96,8 +96,7 @@ class RestoredReplica:
     merging: Merging | None = None
 
 
-@value
-class StoreReady:
+class StoreReady(Struct, frozen=True):
     """One region's work, and what there is to say. Answers: each ticket with its outcome, in order."""
 
     work: RegionReady

@@ -12,10 +12,10 @@ store. Timestamps of asynchronous and one-phase commits are answered as 0: clien
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
+from msgspec import Struct
 
 from drillyard.emulator.store import percolator, resolution
 from drillyard.emulator.store.mvcc import Damaged, Lock, LockKind, plain_of
@@ -49,16 +49,14 @@ Kind = drillpb.Transaction.Kind
 Count = Callable[[bytes, bytes | None], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Transact:
+class Transact(Struct, frozen=True):
     """A command to be proposed. `keys` are all that it touches, encoded."""
 
     record: drillpb.Transaction
     keys: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Transacted:
+class Transacted(Struct, frozen=True):
     """What came of it. `blocked`: the first lock of another transaction that stood in the way."""
 
     answer: Any  # the message of the kind's response
@@ -302,8 +300,7 @@ def _heart_beat(draft: Draft, request: kvrpcpb.TxnHeartBeatRequest) -> Message:
     return kvrpcpb.TxnHeartBeatResponse(lock_ttl=ttl_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(Struct, frozen=True):
     request: Any
     response: Any
     apply: Callable[[Draft, Any], Message | Transacted]

@@ -10,7 +10,8 @@ is much too long for none. Nothing here changes a replica.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from drillyard.emulator.raft import Raft
 from drillyard.emulator.store.region import Peer, Region
@@ -54,8 +55,7 @@ class PeerWatch:
         return self.ticks - self._heard.get(peer_id, self.ticks)
 
 
-@dataclass(slots=True)
-class Rest:
+class Rest(Struct):
     """How far a replica is on its way to sleep (see `sleep`)."""
 
     is_asleep: bool = False

@@ -15,8 +15,9 @@ import asyncio
 import contextlib
 from bisect import bisect_left, insort
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import cast
+
+from msgspec import Struct
 
 from drillyard.emulator import raft_codec
 from drillyard.emulator.logs import Log
@@ -76,8 +77,7 @@ KEPT_REFUSALS = 64
 APPEND_FLOOR_BYTES = 16 << 20  # with less free space a follower takes no more entries, so as not to break its storage
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     cluster_id: int
     store_id: int
 

@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from drillyard.emulator.logs import Log
 from drillyard.emulator.store.commands import pack_peer
@@ -37,14 +38,12 @@ REPORTS_AT_ONCE = 10
 MOST_STEPS = 60  # of a period
 
 
-@dataclass(frozen=True, slots=True)
-class Periods:
+class Periods(Struct, frozen=True):
     store_s: float = 10.0
     region_s: float = 60.0
 
 
-@dataclass(slots=True)
-class Traffic:
+class Traffic(Struct):
     """What the store read and wrote since it was last reported."""
 
     bytes_read: int = 0

@@ -9,8 +9,9 @@ detector is asked, and ends no later for one that does not answer.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from drillyard.emulator.store.lock_waiting import Circle, Wait, Waiter, WaitQueue
 from drillyard.emulator.store.mvcc import plain_of
@@ -27,8 +28,7 @@ TELL_AGAIN_S = 1.0
 End = Released | Circle | None  # None: timed out
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """One wait that has begun."""
 
     waiter: Waiter

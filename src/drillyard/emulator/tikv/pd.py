@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
 from google.protobuf.message import Message
+from msgspec import Struct
 
 from drillyard.emulator.logs import Log
 from drillyard.wire import pdpb, services
@@ -35,8 +35,7 @@ class PdRefused(Exception):
     """PD will not talk to this store: it is of another cluster."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Struct, frozen=True):
     host: str
     port: int
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+from msgspec import Struct
 
 from drillyard.emulator.storage import View
 from drillyard.emulator.store import expiry
@@ -102,8 +103,7 @@ class _RefusalsIn:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Scan:
+class _Scan(Struct, frozen=True):
     """What part of a region to read, and how."""
 
     start: bytes

@@ -17,9 +17,11 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from drillyard.emulator import flags
 from drillyard.emulator.flags import Flag, Key
@@ -142,8 +144,7 @@ FLAG_OF_KEY = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
+class Configuration(Struct, frozen=True):
     address: Address
     advertised: str
     status: Address | None

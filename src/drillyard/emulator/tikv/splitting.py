@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from drillyard.emulator.logs import Log
 from drillyard.emulator.storage import Storage

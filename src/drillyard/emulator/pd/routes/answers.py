@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from drillyard.emulator.http import HttpRequest, HttpResponse
 from drillyard.emulator.pd.cluster import Cluster
@@ -30,8 +31,7 @@ Handler = Callable[[HttpRequest], Answer]
 ClusterHandler = Callable[[HttpRequest, Leadership], Answer]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """One path. `handler` serves without a cluster, `cluster_handler` only once there is one."""
 
     method: str

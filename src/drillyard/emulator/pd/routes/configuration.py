@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from drillyard.emulator.http import HttpRequest, HttpResponse
 from drillyard.emulator.pd import config, views

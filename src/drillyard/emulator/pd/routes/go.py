@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 Json = Any
 
@@ -20,8 +21,7 @@ _EXPECTED = (
 _LITERALS = {literal[0]: literal for literal in ("true", "false", "null")}
 
 
-@dataclass(frozen=True, slots=True)
-class JsonMistake:
+class JsonMistake(Struct, frozen=True):
     """What is wrong, and after how many bytes the decoder saw it."""
 
     message: str
