@@ -261,9 +261,10 @@ class Consensus:
         """
         loop = asyncio.get_running_loop()
         ticks = self._seat.options.heartbeat_ticks
+        period_s = ticks * self._seat.tick_s
         while True:
-            due = loop.time() + ticks * self._seat.tick_s
-            await asyncio.sleep(due - loop.time())
+            due = loop.time() + period_s
+            await asyncio.sleep(period_s)
             self.on_tick(loop.time() - due)
             for _ in range(ticks):
                 self._raft.tick()
